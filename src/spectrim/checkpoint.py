@@ -1,0 +1,262 @@
+"""A checkpoint on disk as sites, read by names and shapes one tensor at a time, and the writer of its trimmed copy.
+
+No model class is needed and nothing of a file is ever executed. What names and shapes leave open is asked of config.json,
+of the biases, and of `spectrim.json` (left by an earlier split); what stays open is said in the note of the site.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+STATE_DICTS = (".pt", ".pth", ".bin", ".ckpt")
+NESTED = ("state_dict", "model_state_dict", "model", "module")  # where training scripts put the weights
+SPLITS = "spectrim.json"
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is known of a stored tensor before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    shard: str
+
+    @property
+    def numel(self) -> int:
+        """Number of entries."""
+        return torch.Size(self.shape).numel()
+
+    @property
+    def nbytes(self) -> int:
+        """Size on disk, in bytes."""
+        return self.numel * self.dtype.itemsize
+
+
+@dataclass
+class Checkpoint:
+    """The tensors of a checkpoint: `infos` tells all of them, `read` loads one. `edits` collects what a trim changes."""
+
+    label: str
+    infos: dict[str, Info]
+    read: Callable[[str], Tensor]
+    folder: Path | None = None
+    config: Mapping = field(default_factory=dict)
+    splits: dict[str, dict] = field(default_factory=dict)
+    tied: dict[str, str] = field(default_factory=dict)  # a name -> the earlier name of the same tensor
+    edits: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # stored name -> what takes its place
+
+    @property
+    def shards(self) -> dict[str, list[str]]:
+        """The names of the tensors in each file."""
+        shards: dict[str, list[str]] = {}
+        for name, info in self.infos.items():
+            shards.setdefault(info.shard, []).append(name)
+        return shards
+
+
+def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
+    """Return the checkpoint at `path`: a folder or file of safetensors, or a state dict saved by torch.
+
+    Raises FileNotFoundError or ValueError with what was found there and what to do about it. Nothing in the file is run.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such file or folder: {path}")
+    if path.is_dir():
+        return _open_folder(path)
+    if path.suffix == ".safetensors":
+        return _open_safetensors(path.name, [path], path.parent if (path.parent / SPLITS).exists() else None)
+    if path.suffix in STATE_DICTS:
+        return of_state(read_state_dict(path), path.name)
+    raise ValueError(
+        f"{path} is not a kind of checkpoint that can be read: expected a folder or file of safetensors, or a state dict "
+        f"({', '.join(STATE_DICTS)})"
+    )
+
+
+def of_state(state: Mapping[str, Tensor], label: str = "tensors") -> Checkpoint:
+    """Return a checkpoint over tensors in memory (numpy arrays are taken too)."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise ValueError(f"a dict of matrices needs names for keys, not {name!r}")
+        try:
+            tensors[name] = value.detach() if isinstance(value, Tensor) else torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{name!r} is not a tensor or an array of numbers: {error}") from None
+    first: dict[tuple, str] = {}
+    tied = {}
+    for name, t in tensors.items():
+        place = (t.data_ptr(), t.shape, t.stride(), t.dtype)
+        if t.numel() and first.setdefault(place, name) != name:
+            tied[name] = first[place]
+    infos = {name: Info(tuple(t.shape), t.dtype, "model.safetensors") for name, t in tensors.items()}
+    return Checkpoint(label, infos, tensors.__getitem__, tied=tied)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file saved by torch, read with weights_only=True: a pickle that would run code is refused."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors: loading it would run code, so it was not loaded ({_first_line(error)}). "
+            "Convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+        ) from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a state dict: truncated or of another kind ({_first_line(error)})"
+        ) from None
+    for key in NESTED:
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path} holds a {type(loaded).__name__}, not a state dict of named tensors")
+    tensors = {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors (keys: {', '.join(map(str, list(loaded)[:5])) or 'none'})")
+    return tensors
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        files = sorted(set(_json(index).get("weight_map", {}).values()))
+        missing = [name for name in files if not (folder / name).exists()]
+        if missing or not files:
+            raise ValueError(f"{index} names files that are not there: {', '.join(missing[:3]) or 'it names none'}")
+        return _open_safetensors(folder.name, [folder / name for name in files], folder)
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return _open_safetensors(folder.name, files, folder)
+    states = sorted(f for f in folder.iterdir() if f.suffix in STATE_DICTS)
+    if len(states) == 1:
+        checkpoint = of_state(read_state_dict(states[0]), folder.name)
+        checkpoint.folder, checkpoint.config = folder, _json(folder / "config.json")
+        return checkpoint
+    if states:
+        raise ValueError(
+            f"{folder} holds several state dicts ({', '.join(f.name for f in states[:4])}): name one of them"
+        )
+    raise ValueError(f"{folder} holds no *.safetensors and no state dict ({', '.join(STATE_DICTS)})")
+
+
+def _json(path: Path) -> dict:
+    if not path.exists():
+        return {}
+    try:
+        loaded = json.loads(path.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path} holds a {type(loaded).__name__}, not an object")
+    return loaded
+
+
+def _open_safetensors(label: str, files: list[Path], folder: Path | None) -> Checkpoint:
+    infos: dict[str, Info] = {}
+    for file in files:
+        with _opened(file) as handle:
+            for name in handle.offset_keys():
+                piece = handle.get_slice(name)
+                infos[name] = Info(tuple(piece.get_shape()), _dtype(piece.get_dtype()), file.name)
+    if not infos:
+        raise ValueError(f"{files[0].parent if len(files) > 1 else files[0]} holds no tensors")
+    paths = {file.name: file for file in files}
+
+    def read(name: str) -> Tensor:
+        # Opened anew for each tensor: the pages that a mapping has touched would otherwise stay in memory.
+        with _opened(paths[infos[name].shard]) as handle:
+            return handle.get_tensor(name).clone()
+
+    found = {} if folder is None else _json(folder / SPLITS)
+    config = {} if folder is None else _json(folder / "config.json")
+    return Checkpoint(label, infos, read, folder, config, found.get("splits", {}))
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator:
+    try:
+        with safe_open(file, framework="pt") as handle:
+            yield handle
+    except SafetensorError as error:
+        raise ValueError(f"{file} is truncated or not a safetensors file ({_first_line(error)})") from None
+
+
+def _dtype(name: str) -> torch.dtype:
+    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"}
+    names |= {f"I{n}": f"int{n}" for n in (8, 16, 32, 64)} | {f"U{n}": f"uint{n}" for n in (8, 16, 32, 64)}
+    names |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+    return getattr(torch, names.get(name, "uint8"))
+
+
+@contextmanager
+def whole_folder(out: str | os.PathLike) -> Iterator[Path]:
+    """Yield a fresh folder beside `out` that takes its name when the block ends well, and vanishes when it does not.
+
+    So `out` is absent or whole, whatever happens in between: an error, a full disk, Ctrl-C.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists already: name a folder that does not, or remove it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        yield work
+        for file in work.iterdir():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        work.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+        if out.exists():
+            out.rmdir()
+        work.rename(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def write_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write one safetensors file; raises OSError when the disk does not take it."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    try:
+        save_file(tensors, file, metadata={"format": "pt", **(metadata or {})})
+    except SafetensorError as error:
+        raise OSError(f"{file} could not be written: {_first_line(error)}") from None
+
+
+def write_index(folder: Path, shards: Mapping[str, list[str]], nbytes: int) -> None:
+    """Write the index that tells in which file each tensor is, where there is more than one file."""
+    if len(shards) > 1:
+        weight_map = {name: shard for shard, names in shards.items() for name in names}
+        index = {"metadata": {"total_size": nbytes}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+def copy_companions(source: Path | None, folder: Path) -> None:
+    """Copy what stands beside the weights (config, tokenizer, modeling files), weights and indexes left out."""
+    for file in sorted(source.iterdir()) if source else ():
+        weights = file.suffix in (*STATE_DICTS, ".safetensors") or file.name.endswith(".index.json")
+        if file.is_file() and not weights and not file.name.startswith("."):
+            shutil.copyfile(file, folder / file.name)

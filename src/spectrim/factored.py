@@ -1,0 +1,183 @@
+"""Two small layers where one stood: the structure of a trimmed model, in plain torch.
+
+This file imports nothing of the package that wrote it. It is copied beside the weights of every model that was split, so
+that they load wherever torch and safetensors are:
+
+    from modeling_spectrim import load
+    model = load(MyModel(), "OUT/")          # MyModel(): the original, untrimmed architecture
+
+`splits` names every layer that was split, in the order in which it was done:
+    {"blocks.0.mlp.fc1": {"form": "linear", "cols": 768, "parts": [{"rows": 3072, "rank": 200}]}, ...}
+form "linear" (nn.Linear, or anything that computes x W^T + b), "conv2d", or "parameter" (a weight that its module
+hands to a fused kernel: attention in_proj, LSTM and GRU gates). A part whose rank is null is dense.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+
+class Pair(nn.Sequential):
+    """Two linear maps in a row, left(right(x)); `weight` is their product, for code that only looks at it."""
+
+    @property
+    def weight(self):
+        """The matrix that the pair stands for, in the shape of the layer that it replaced."""
+        right, left = self[0].weight, self[1].weight
+        return (left.flatten(1) @ right.flatten(1)).reshape(left.shape[0], *right.shape[1:])
+
+    @property
+    def bias(self):
+        """The bias of the layer that it replaced: it stays with the second map."""
+        return self[1].bias
+
+
+class Parts(nn.ModuleList):
+    """Row blocks of one layer side by side: q, k and v of a fused projection, or the groups of a convolution."""
+
+    def __init__(self, parts, groups=False):
+        super().__init__(parts)
+        self.groups = groups
+
+    def forward(self, x):
+        """Return the outputs of the parts, concatenated along the features (channels of a convolution)."""
+        if not self.groups:
+            return torch.cat([part(x) for part in self], dim=-1)
+        return torch.cat([part(piece) for part, piece in zip(self, x.chunk(len(self), dim=-3), strict=True)], dim=-3)
+
+    @property
+    def weight(self):
+        """The rows of all parts as one weight."""
+        return torch.cat([part.weight for part in self])
+
+    @property
+    def bias(self):
+        """The biases of all parts as one vector, or None."""
+        return None if self[0].bias is None else torch.cat([part.bias for part in self])
+
+
+class Composed(nn.Module):
+    """A parametrisation: the rows of a weight, each block dense or as left @ right, put together when it is used."""
+
+    def __init__(self, parts, cols):
+        super().__init__()
+        self.parts, self.cols = parts, cols
+
+    def forward(self, *tensors):
+        """Return the whole weight from its factors."""
+        rest = list(tensors)
+        blocks = [rest.pop(0) if part["rank"] is None else rest.pop(0) @ rest.pop(0) for part in self.parts]
+        return torch.cat(blocks)
+
+    def right_inverse(self, weight):
+        """Return tensors of the right shapes; their values are loaded afterwards."""
+        tensors, start = [], 0
+        for part in self.parts:
+            rows, rank = part["rows"], part["rank"]
+            if rank is None:
+                tensors.append(weight[start : start + rows].clone())
+            else:
+                tensors += [weight.new_zeros(rows, rank), weight.new_zeros(rank, self.cols)]
+            start += rows
+        return tuple(tensors)
+
+
+def restructure(model, splits):
+    """Return `model` with every layer named in `splits` replaced by its parts; their values are not set."""
+    for name, spec in splits.items():
+        if spec["form"] == "parameter":
+            owner, _, tensor = name.rpartition(".")
+            module = model.get_submodule(owner)
+            if parametrize.is_parametrized(module, tensor):
+                parametrize.remove_parametrizations(module, tensor)
+            parametrize.register_parametrization(module, tensor, Composed(spec["parts"], spec["cols"]), unsafe=True)
+            continue
+        old = model.get_submodule(name)
+        build = _conv if spec["form"] == "conv2d" else _linear
+        parts = [build(old, part["rows"], part["rank"], spec) for part in spec["parts"]]
+        new = parts[0] if len(parts) == 1 else Parts(parts, groups=spec["form"] == "conv2d")
+        new.train(old.training)
+        for module in list(model.modules()):  # a layer can be registered at several places
+            for child, value in module._modules.items():
+                if value is old:
+                    module._modules[child] = new
+    return model
+
+
+def _linear(old, rows, rank, spec):
+    first = next(old.parameters())
+    like = {"device": first.device, "dtype": first.dtype}
+    bias = (old[-1] if type(old) is nn.Sequential else old).bias is not None
+    if rank is None:
+        return nn.Linear(spec["cols"], rows, bias=bias, **like)
+    return Pair(nn.Linear(spec["cols"], rank, bias=False, **like), nn.Linear(rank, rows, bias=bias, **like))
+
+
+def _conv(old, rows, rank, spec):
+    bias = (old[-1] if type(old) is nn.Sequential else old).bias is not None
+    while isinstance(old, nn.Sequential | nn.ModuleList):  # split before: its k x k half has the stride and padding
+        old = old[0]
+    like = {"device": old.weight.device, "dtype": old.weight.dtype}
+    inputs = spec["cols"] // (old.kernel_size[0] * old.kernel_size[1])
+    if old.groups not in (1, len(spec["parts"])):
+        raise ValueError(
+            f"a convolution with {old.groups} groups was split as {len(spec['parts'])}: trim the live model"
+        )
+    same = {k: getattr(old, k) for k in ("stride", "padding", "dilation", "padding_mode")}
+    if rank is None:
+        return nn.Conv2d(inputs, rows, old.kernel_size, bias=bias, **same, **like)
+    return Pair(
+        nn.Conv2d(inputs, rank, old.kernel_size, bias=False, **same, **like),
+        nn.Conv2d(rank, rows, 1, bias=bias, **like),
+    )
+
+
+def describe(model):
+    """Return the `splits` of a model that was restructured before."""
+    splits, inside = {}, ()
+    for name, module in model.named_modules():
+        if inside and name.startswith(inside):
+            continue
+        for tensor, chain in getattr(module, "parametrizations", {}).items():
+            if isinstance(chain[0], Composed):
+                splits[f"{name}.{tensor}".lstrip(".")] = {
+                    "form": "parameter",
+                    "cols": chain[0].cols,
+                    "parts": chain[0].parts,
+                }
+        if isinstance(module, (Pair, Parts)):
+            parts = [module] if isinstance(module, Pair) else list(module)
+            first = parts[0][0] if isinstance(parts[0], Pair) else parts[0]
+            splits[name] = {
+                "form": "conv2d" if isinstance(first, nn.Conv2d) else "linear",
+                "cols": first.weight[0].numel(),
+                "parts": [
+                    {"rows": len(part[1].weight), "rank": len(part[0].weight)}
+                    if isinstance(part, Pair)
+                    else {"rows": len(part.weight), "rank": None}
+                    for part in parts
+                ],
+            }
+            inside = (*inside, f"{name}.")
+    return splits
+
+
+def load(model, folder):
+    """Return `model`, built as before the trim, with the structure and the weights that stand in `folder`."""
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    restructure(model, json.loads((folder / "spectrim.json").read_text())["splits"])
+    state = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        state.update(load_file(file))
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    own = model.state_dict(keep_vars=True)
+    there = {own[key].data_ptr() for key in state if key in own}  # tied weights are stored once
+    missing = [key for key in missing if own[key].data_ptr() not in there]
+    if missing or unexpected:
+        raise ValueError(f"{folder} does not fit this model: missing {missing[:5]}, unexpected {unexpected[:5]}")
+    return model

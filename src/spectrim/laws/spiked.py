@@ -1,0 +1,168 @@
+"""The spiked model: what noise does to a low-rank signal, and the best answer to it.
+
+One unit everywhere: singular values are divided by sigma sqrt(n), so noise has entries of variance 1/n, its largest
+singular value tends to 1 + sqrt(gamma), and a signal of strength theta is seen at ``observed(theta, gamma)``.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+SHRINKERS = ("frobenius", "operator", "nuclear")
+
+
+def critical_strength(gamma: float) -> float:
+    """Returns the strength below which a signal leaves no trace among the singular values, gamma**(1/4).
+
+    In raw units of W that is sigma (p n)**(1/4).
+
+    Args:
+        gamma: ratio short / long side, in (0, 1].
+
+    Example:
+        >>> critical_strength(1.0)
+        1.0
+
+    References:
+        F. Benaych-Georges and R. R. Nadakuditi, J. Multivariate Anal. 111 (2012) 120, section 3.1.
+    """
+    _check(gamma)
+    return gamma**0.25
+
+
+def observed(theta: ArrayLike, gamma: float) -> NDArray[np.float64]:
+    """Returns the singular value at which a signal of strength theta is seen, 1 + sqrt(gamma) where it is hidden.
+
+        y = sqrt((1 + theta**2)(gamma + theta**2)) / theta   for theta > gamma**(1/4)
+
+    Args:
+        theta: signal strengths >= 0, any shape, in units of sigma sqrt(n).
+        gamma: ratio short / long side, in (0, 1].
+
+    Example:
+        >>> round(float(observed(3.0, 1.0)), 6)
+        3.333333
+
+    References:
+        Benaych-Georges and Nadakuditi (2012), Theorem 2.8 and section 3.1.
+    """
+    seen = np.maximum(np.asarray(theta, np.float64), critical_strength(gamma))
+    return np.sqrt((1 + seen**2) * (gamma + seen**2)) / seen
+
+
+def strength(y: ArrayLike, gamma: float) -> NDArray[np.float64]:
+    """Returns the strength of the signal that is seen at y, zero for y up to the edge 1 + sqrt(gamma).
+
+        theta**2 = (u + sqrt(u**2 - 4 gamma)) / 2,   u = y**2 - 1 - gamma
+
+    Args:
+        y: singular values in units of sigma sqrt(n), any shape.
+        gamma: ratio short / long side, in (0, 1].
+
+    Example:
+        >>> round(float(strength(observed(2.0, 0.5), 0.5)), 12)
+        2.0
+
+    References:
+        M. Gavish and D. Donoho, IEEE Trans. Inform. Theory 63 (2017) 2137, eq. (8).
+    """
+    _check(gamma)
+    y = np.asarray(y, np.float64)
+    edge = 1 + sqrt(gamma)
+    safe = np.maximum(y, edge)
+    # (y^2 - 1 - c)^2 - 4c factors; the product form keeps its digits next to the edge.
+    rest = (safe - edge) * (safe + edge) * (safe**2 - (1 - sqrt(gamma)) ** 2)
+    return np.where(y > edge, np.sqrt(0.5 * (safe**2 - 1 - gamma + np.sqrt(rest))), 0.0)
+
+
+def cosines(theta: ArrayLike, gamma: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the expected squared cosines (long, short) between the vectors of the signal and those that are seen.
+
+        long  = 1 - (gamma + theta**2) / (theta**2 (theta**2 + 1))         vectors of length n
+        short = 1 - gamma (1 + theta**2) / (theta**2 (theta**2 + gamma))   vectors of length p
+
+    and zero for both where the signal is hidden. The short side is always the better known one.
+
+    Args:
+        theta: signal strengths >= 0, any shape, in units of sigma sqrt(n).
+        gamma: ratio short / long side, in (0, 1].
+
+    Example:
+        >>> long, short = cosines(3.0, 0.4)
+        >>> round(float(long), 4), round(float(short), 4)
+        (0.8956, 0.9527)
+
+    References:
+        Benaych-Georges and Nadakuditi (2012), Theorem 2.9 and section 3.1, who call the sides by the transpose.
+    """
+    theta = np.asarray(theta, np.float64)
+    shown = theta > critical_strength(gamma)
+    t = np.where(shown, theta, 1.0) ** 2
+    long = np.where(shown, 1 - (gamma + t) / (t * (t + 1)), 0.0)
+    short = np.where(shown, 1 - gamma * (1 + t) / (t * (t + gamma)), 0.0)
+    return long, short
+
+
+def shrink(y: ArrayLike, gamma: float, loss: str = "frobenius") -> NDArray[np.float64]:
+    """Returns the singular values that estimate the signal best in the given norm; zero up to the edge.
+
+        frobenius   sqrt((y**2 - gamma - 1)**2 - 4 gamma) / y
+        operator    theta(y)
+        nuclear     max(0, theta**4 - gamma - sqrt(gamma) theta y) / (theta**2 y)
+
+    Args:
+        y: singular values in units of sigma sqrt(n), any shape.
+        gamma: ratio short / long side, in (0, 1].
+        loss: "frobenius", "operator" or "nuclear".
+
+    Example:
+        >>> round(float(shrink(4.0, 1.0)), 6)
+        3.464102
+
+    References:
+        Gavish and Donoho (2017), eq. (7), (9) and (10).
+    """
+    if loss not in SHRINKERS:
+        raise ValueError(f"loss must be one of {', '.join(SHRINKERS)}, got {loss!r}")
+    y = np.asarray(y, np.float64)
+    theta = strength(y, gamma)
+    if loss == "operator":
+        return theta
+    shown = theta > 0
+    safe, t = np.where(shown, y, 1.0), np.where(shown, theta, 1.0)
+    if loss == "frobenius":
+        # sqrt((y^2 - c - 1)^2 - 4c) = theta^2 - c / theta^2
+        return np.where(shown, np.maximum(t**2 - gamma / t**2, 0.0) / safe, 0.0)
+    return np.where(shown, np.maximum(t**4 - gamma - sqrt(gamma) * t * safe, 0.0) / (t**2 * safe), 0.0)
+
+
+def hard_threshold(gamma: float, median: float | None = None) -> float:
+    """Returns the cut that loses least in the Frobenius norm when values are kept whole or dropped.
+
+        cut = sqrt(2 (g + 1) + 8 g / (g + 1 + sqrt(g**2 + 14 g + 1)))
+
+    in units of sigma sqrt(n); with the median of the Marchenko-Pastur law given, cut / sqrt(median), in units of the
+    median singular value, for noise of unknown level.
+
+    Args:
+        gamma: ratio short / long side, in (0, 1].
+        median: median of the Marchenko-Pastur law of this gamma at sigma = 1, or None where sigma is known.
+
+    Example:
+        >>> round(hard_threshold(1.0), 6)
+        2.309401
+
+    References:
+        M. Gavish and D. Donoho, IEEE Trans. Inform. Theory 60 (2014) 5040, eq. (3), (5) and (11).
+    """
+    _check(gamma)
+    cut = sqrt(2 * (gamma + 1) + 8 * gamma / (gamma + 1 + sqrt(gamma**2 + 14 * gamma + 1)))
+    return cut if median is None else cut / sqrt(median)
+
+
+def _check(gamma: float) -> None:
+    if not 0 < gamma <= 1:
+        raise ValueError(f"gamma must lie in (0, 1], got {gamma!r}; it is short side / long side")

@@ -1,0 +1,245 @@
+"""The sites of a live `nn.Module`: told by type, subclasses included, or by structure; never by the name of a class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from . import factored
+from .sites import (
+    FUSED_NAMES,
+    Inventory,
+    Layer,
+    Part,
+    Skipped,
+    gate_parts,
+    row_parts,
+    skipped_embedding,
+    skipped_vector,
+)
+
+Found = list[tuple[Layer, list[nn.Parameter]]]  # the layers that a module holds itself, each with its parameters
+
+
+def of_module(model: nn.Module, fused: str = "split") -> Inventory:
+    """Return the inventory of a live module; its sites read and write the module's own parameters.
+
+    A weight that several modules share is one site; a pair left by an earlier split is one matrix again. Every parameter is
+    either part of a site or listed as skipped with its reason.
+    """
+    layers: list[Layer] = []
+    skipped: list[Skipped] = []
+    embeddings = {id(p) for m in model.modules() if _is_embedding(m) for p in m.parameters(recurse=False)}
+    met: dict[int, str] = {}  # id of a parameter -> where it was met first
+    done: tuple[str, ...] = ()  # pairs: their halves are not layers of their own
+    shared = _shared_weights(model)
+    config = getattr(model, "config", None)
+    config = config.to_dict() if hasattr(config, "to_dict") else {}
+    for path, module in model.named_modules():
+        if done and path.startswith(done):
+            continue
+        found = _layers(model, path, module, fused, config)
+        if found and isinstance(module, nn.Sequential | nn.ModuleList):
+            done = (*done, f"{path}." if path else "")
+        for layer, parameters in found:
+            shape = tuple(parameters[0].shape)
+            first = next((met[id(p)] for p in parameters if id(p) in met), None)
+            if first is None and any(id(p) in embeddings for p in parameters):
+                first = "an embedding"
+            if first is not None:
+                skipped.append(Skipped(layer.name, "tied", shape, f"the same tensor as {first}"))
+            elif why := _unreadable(parameters):
+                skipped.append(Skipped(layer.name, "other", shape, why))
+            elif layer.kind == "depthwise":
+                skipped.append(Skipped(layer.name, layer.kind, shape, layer.note))
+            elif shared & {id(p) for p in parameters}:
+                layers.append(replace(layer, splittable=False, note="its weight is shared by several modules"))
+            else:
+                layers.append(layer)
+            met |= {id(p): layer.name for p in parameters if id(p) not in met}
+        for name, p in module.named_parameters(recurse=False):
+            if id(p) not in met:
+                full = f"{path}.{name}".lstrip(".")
+                met[id(p)] = full
+                skipped.append(_skip(full, module, p))
+    stored = {id(p): p for p in model.parameters()}.values()
+    return Inventory(
+        label=type(model).__name__,
+        sites=tuple(site for layer in layers for site in layer.sites()),
+        skipped=tuple(skipped),
+        params=sum(p.numel() for p in stored),
+        bytes=sum(p.numel() * p.element_size() for p in stored),
+    )
+
+
+def _is_embedding(module: nn.Module) -> bool:
+    return isinstance(module, nn.Embedding | nn.EmbeddingBag)
+
+
+def _shared_weights(model: nn.Module) -> set[int]:
+    seen: set[int] = set()
+    shared = set()
+    for module in model.modules():
+        for p in module.parameters(recurse=False):
+            (shared if id(p) in seen else seen).add(id(p))
+    return shared
+
+
+def _unreadable(parameters: list[nn.Parameter]) -> str:
+    for p in parameters:
+        if p.is_meta:
+            return "it has no data (meta device): load the weights first"
+        if not p.is_floating_point() or p.element_size() < 2:
+            return (
+                f"{str(p.dtype).removeprefix('torch.')} is not read: convert the weight to a float of 16 bits or more"
+            )
+    return ""
+
+
+def _skip(full: str, module: nn.Module, p: nn.Parameter) -> Skipped:
+    shape = tuple(p.shape)
+    if _is_embedding(module):
+        return skipped_embedding(full, shape)
+    if p.ndim < 2:
+        return skipped_vector(full, shape)
+    if "parametrizations." in full:
+        return Skipped(full, "other", shape, "part of a parametrised weight: remove the parametrisation first")
+    return Skipped(full, "other", shape, f"{type(module).__name__} is not a layer whose weight is read as a matrix")
+
+
+def _layers(model: nn.Module, path: str, module: nn.Module, fused: str, config: Mapping) -> Found:
+    def layer(kind: str, form: str, parts, cols: int, weights: list[nn.Parameter], name: str = path, **more):
+        owner = name.rpartition(".")[0] if form == "parameter" else name
+        load = partial(_load, model, owner)
+        store = partial(_store, model, name, owner)
+        return Layer(name, kind, form, cols, tuple(parts), load, store, **more), weights
+
+    if isinstance(module, nn.Sequential | factored.Parts):
+        return _pairs(module, path, layer)
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase):
+        return _parameters(module, path, fused, layer)
+    weight = module._parameters.get("weight")
+    if weight is None or _is_embedding(module):
+        return []
+    bias = module._parameters.get("bias") is not None
+    if isinstance(module, nn.Conv2d) and not isinstance(module, nn.modules.conv._ConvTransposeNd):
+        kernel, rows = tuple(weight.shape[1:]), weight.shape[0] // module.groups
+        if kernel[0] == 1 and module.groups > 1:
+            note = "depthwise: each channel has a kernel of its own, so there is no matrix between channels"
+            return [layer("depthwise", "conv2d", (Part("", rows),), math.prod(kernel), [weight], note=note)]
+        parts = [Part(str(g) if module.groups > 1 else "", rows) for g in range(module.groups)]
+        return [layer("conv2d", "conv2d", parts, math.prod(kernel), [weight], bias=bias, kernel=kernel)]
+    # GPT-2's Conv1D is told by its structure: a 2-d weight whose columns are the outputs, counted by `nf`.
+    transposed = (
+        weight.ndim == 2 and not isinstance(module, nn.Linear) and getattr(module, "nf", None) == weight.shape[1]
+    )
+    if transposed or isinstance(module, nn.Linear):
+        rows, cols = reversed(weight.shape) if transposed else weight.shape
+        parts, note = row_parts(path, rows, cols, fused, {**config, **_heads_near(model, path)})
+        kind = "conv1d" if transposed else "linear"
+        return [layer(kind, "linear", parts, cols, [weight], bias=bias, note=note, transposed=transposed)]
+    return []
+
+
+def _pairs(module: nn.Sequential | factored.Parts, path: str, layer) -> Found:
+    children = list(module) if isinstance(module, factored.Parts) else [module]
+    parts = []
+    for i, child in enumerate(children):
+        label = str(i) if len(children) > 1 else ""
+        if len(children) > 1 and isinstance(child, nn.Linear | nn.Conv2d):
+            first = last = child
+            rank = None
+        elif isinstance(child, factored.Pair) or _narrow(child):
+            first, last = child
+            rank = len(first.weight)
+        else:
+            return []
+        parts.append(Part(label, len(last.weight), rank))
+    if len(children) == 3 and FUSED_NAMES.search(path):
+        parts = [replace(part, label=label) for label, part in zip("qkv", parts, strict=True)]
+    kind = "conv2d" if isinstance(first, nn.Conv2d) else "linear"
+    kernel = tuple(first.weight.shape[1:]) if kind == "conv2d" else ()
+    more = {"bias": last.bias is not None, "kernel": kernel}
+    return [layer(kind, kind, parts, first.weight[0].numel(), list(module.parameters()), **more)]
+
+
+def _narrow(module: nn.Module) -> bool:
+    """Whether this is two layers in a row that make one matrix of low rank: no bias and no activation between them."""
+    if not isinstance(module, nn.Sequential) or len(module) != 2:
+        return False
+    first, last = module
+    if isinstance(first, nn.Linear) and isinstance(last, nn.Linear):
+        return first.bias is None and first.out_features < min(first.in_features, last.out_features)
+    if isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d) and first.bias is None:
+        plain = last.kernel_size == last.stride == (1, 1) and last.padding in ((0, 0), "valid", "same")
+        narrow = first.out_channels < min(first.weight[0].numel(), last.out_channels)
+        return plain and narrow and first.groups == last.groups == 1
+    return False
+
+
+def _parameters(module: nn.Module, path: str, fused: str, layer) -> Found:
+    """The weights that attention and recurrent modules hold themselves and hand to one fused kernel."""
+    weights: dict[str, tuple[list[nn.Parameter], list[Part] | None, int, int]] = {}
+    for name, p in module._parameters.items():
+        if p is not None and p.ndim == 2 and "weight" in name:
+            weights[name] = ([p], None, *p.shape)
+    for name, chain in getattr(module, "parametrizations", {}).items():
+        if isinstance(chain[0], factored.Composed):  # left by an earlier split
+            parts = [Part("", part["rows"], part["rank"]) for part in chain[0].parts]
+            weights[name] = (list(chain.parameters()), parts, sum(part.rows for part in parts), chain[0].cols)
+    found = []
+    for name, (tensors, parts, rows, cols) in weights.items():
+        if isinstance(module, nn.MultiheadAttention):
+            kind, labelled = "attention", row_parts(name, rows, cols, fused, {"num_heads": module.num_heads})[0]
+        elif "weight_hr" in name:  # the projection of an LSTM with proj_size: no gates
+            kind, labelled = "lstm", (Part("", rows),)
+        else:
+            kind, labelled = gate_parts(rows, module.hidden_size, fused)
+        if parts is None:
+            parts = labelled
+        else:
+            labels = [part.label for part in labelled] if len(labelled) == len(parts) else map(str, range(len(parts)))
+            parts = [replace(part, label=label) for part, label in zip(parts, labels, strict=True)]
+        found.append(layer(kind, "parameter", parts, cols, tensors, name=f"{path}.{name}".lstrip(".")))
+    return found
+
+
+def _heads_near(model: nn.Module, path: str) -> dict[str, int]:
+    """The head count of the attention module that holds this projection, from its own attributes."""
+    holder = model.get_submodule(path.rpartition(".")[0])
+    for name in ("num_attention_heads", "num_heads", "n_head", "n_heads"):
+        value = getattr(holder, name, None)
+        if isinstance(value, int) and value > 0:
+            return {"num_attention_heads": value}
+    return {}
+
+
+def _tensor(model: nn.Module, owner: str, key: str) -> Tensor:
+    place, _, name = key.rpartition(".")
+    return getattr(model.get_submodule(".".join(part for part in (owner, place) if part)), name)
+
+
+def _load(model: nn.Module, owner: str, key: str) -> Tensor:
+    return _tensor(model, owner, key).detach()
+
+
+def _store(model: nn.Module, name: str, owner: str, tensors: dict[str, Tensor], spec: dict | None) -> None:
+    if spec is not None:
+        if not name:
+            raise ValueError("a model that is itself one layer has no place for two: wrap it, nn.Sequential(model)")
+        trainable = all(
+            p.requires_grad for p in model.get_submodule(owner).parameters(recurse=spec["form"] != "parameter")
+        )
+        factored.restructure(model, {name: spec})
+        place = (
+            owner if spec["form"] != "parameter" else f"{owner}.parametrizations.{name.rpartition('.')[2]}".lstrip(".")
+        )
+        model.get_submodule(place).requires_grad_(trainable)
+    with torch.no_grad():
+        for key, value in tensors.items():
+            _tensor(model, owner, key).copy_(value)

@@ -1,0 +1,257 @@
+"""The sites of a checkpoint without its model class: what each tensor is, read from its name, its shape and its siblings."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .checkpoint import Checkpoint, Info
+from .sites import (
+    FUSED_NAMES,
+    Inventory,
+    Layer,
+    Part,
+    Skipped,
+    gate_parts,
+    row_parts,
+    skipped_embedding,
+    skipped_vector,
+)
+
+RECURRENT = re.compile(r"weight_(ih|hh|hr)(_l\d+)?(_reverse)?$")
+EMBEDDING = re.compile(r"emb|^wte$|^wpe$|^shared$|relative_attention_bias|codebook|lookup_table", re.IGNORECASE)
+NOT_EMBEDDING = re.compile(r"proj|linear|dense", re.IGNORECASE)
+CONV1D = re.compile(r"(^|\.)(c_attn|c_proj|c_fc|q_attn)$")  # names under which GPT-2 and its kin keep inputs x outputs
+PAIR = re.compile(r"^(.*)\.0\.weight$")
+
+
+def of_checkpoint(checkpoint: Checkpoint, fused: str = "split") -> Inventory:
+    """Return the inventory of a checkpoint; a site's `get` reads its tensor from the file, `put` and `split` fill `edits`."""
+    layers, skipped = layers_by_name(checkpoint, fused)
+    infos = [info for name, info in checkpoint.infos.items() if name not in checkpoint.tied]
+    return Inventory(
+        label=checkpoint.label,
+        sites=tuple(site for layer in layers for site in layer.sites()),
+        skipped=tuple(skipped),
+        params=sum(info.numel for info in infos),
+        bytes=sum(info.nbytes for info in infos),
+    )
+
+
+def layers_by_name(checkpoint: Checkpoint, fused: str = "split") -> tuple[list[Layer], list[Skipped]]:
+    """Return the layers of a checkpoint in its order, and the tensors that are none, with the reason."""
+    infos = checkpoint.infos
+    layers: dict[str, Layer] = {}  # by the stored name of the tensor that leads it
+    skipped: list[Skipped] = []
+    halves: set[str] = set()
+    for name, spec in checkpoint.splits.items():
+        if layer := _split_before(checkpoint, name, spec):
+            keys = stored_tensors(checkpoint, name, spec["form"])
+            halves |= set(keys)
+            layers[keys[0]] = layer
+    transposed = _conv1d_evidence(checkpoint)
+    for name, info in infos.items():
+        if name in halves:
+            continue
+        if name in checkpoint.tied:
+            skipped.append(Skipped(name, "tied", info.shape, f"the same tensor as {checkpoint.tied[name]}"))
+            continue
+        found = _classify(checkpoint, name, info, fused, transposed)
+        if isinstance(found, Skipped):
+            skipped.append(found)
+            continue
+        if pair := _foreign_pair(checkpoint, name):
+            halves |= {f"{pair}.1.weight", f"{pair}.1.bias"}
+            found = _pair_layer(checkpoint, pair)
+        layers[name] = found
+    order = {name: i for i, name in enumerate(infos)}
+    return [layers[name] for name in sorted(layers, key=order.__getitem__)], skipped
+
+
+def leading_tensor(checkpoint: Checkpoint, layer: Layer) -> str:
+    """Return the stored name of the first tensor of a layer: the trimmed layer is written to that tensor's file."""
+    return _stored(checkpoint, layer, layer.key(0, 0 if layer.parts[0].rank is not None else None))
+
+
+def stored_tensors(checkpoint: Checkpoint, name: str, form: str) -> list[str]:
+    """Return the names of all tensors of a layer, its bias included, in the order of the checkpoint."""
+    if form == "parameter":
+        owner, _, tensor = name.rpartition(".")
+        stem = f"{owner}.parametrizations.{tensor}.".lstrip(".")
+        return [key for key in checkpoint.infos if key == name or key.startswith(stem)]
+    return [key for key in checkpoint.infos if key == name or key.startswith(f"{name}.")]
+
+
+def _classify(
+    checkpoint: Checkpoint, name: str, info: Info, fused: str, transposed: dict[str, bool]
+) -> Layer | Skipped:
+    shape, last = info.shape, name.rpartition(".")[2]
+    path = name.removesuffix("weight").rstrip(".") if last == "weight" else name
+    if not info.dtype.is_floating_point or info.dtype.itemsize < 2:
+        why = f"{str(info.dtype).removeprefix('torch.')} is not read: convert it to a float of 16 bits or more"
+        return Skipped(name, "other", shape, why)
+    if len(shape) < 2:
+        return skipped_vector(name, shape)
+    if len(shape) == 4:
+        if shape[1] == 1 and shape[0] > 1:
+            why = (
+                "one input channel a kernel: depthwise, or the first layer for grey images; a file does not tell which"
+            )
+            return Skipped(path, "depthwise", shape, why)
+        note = "the groups of a convolution do not stand in a file: taken as one"
+        return _layer(
+            checkpoint,
+            path,
+            "conv2d",
+            "conv2d",
+            (Part("", shape[0]),),
+            math.prod(shape[1:]),
+            kernel=shape[1:],
+            note=note,
+        )
+    if len(shape) != 2:
+        return Skipped(name, "other", shape, f"{len(shape)} dimensions: not the weight of a linear layer or a Conv2d")
+    rows, cols = shape
+    if RECURRENT.search(last):
+        hidden = checkpoint.infos.get(name.replace("weight_ih", "weight_hh").replace("weight_hr", "weight_hh"))
+        kind, parts = gate_parts(rows, hidden.shape[1] if hidden else cols, fused)
+        if "weight_hr" in last:
+            kind, parts = "lstm", (Part("", rows),)
+        elif name.replace("weight_hh", "weight_hr").replace("weight_ih", "weight_hr") in checkpoint.infos:
+            kind, parts = "lstm", gate_parts(4, 1, fused)[1]  # with a projection weight_hh is narrower than the state
+            parts = tuple(Part(part.label, rows // len(parts)) for part in parts)
+        return _layer(checkpoint, name, kind, "parameter", parts, cols)
+    if last in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
+        parts, note = row_parts(last, rows, cols, fused, checkpoint.config)
+        return _layer(checkpoint, name, "attention", "parameter", parts, cols, note=note)
+    if EMBEDDING.search(path.rpartition(".")[2]) and not NOT_EMBEDDING.search(path.rpartition(".")[2]):
+        return skipped_embedding(name, shape)
+    if last != "weight":
+        note = "a bare tensor: the layer that uses it is not known, so it can be rebuilt, not split"
+        return _layer(checkpoint, name, "linear", "linear", (Part("", rows),), cols, splittable=False, note=note)
+    note = ""
+    turned = transposed.get(path, False)
+    if turned is None:
+        turned, note = (
+            False,
+            "square, and nothing tells whether it is kept transposed (Conv1D): taken as outputs x inputs",
+        )
+    if turned:
+        rows, cols = cols, rows
+    parts, doubt = row_parts(path, rows, cols, fused, checkpoint.config)
+    more = {"bias": f"{path}.bias".lstrip(".") in checkpoint.infos, "transposed": turned, "note": note or doubt}
+    return _layer(checkpoint, path, "conv1d" if turned else "linear", "linear", parts, cols, **more)
+
+
+def _conv1d_evidence(checkpoint: Checkpoint) -> dict[str, bool | None]:
+    """Whether each weight under a Conv1D name is kept transposed: told by its bias or by q, k, v; square ones by the others.
+
+    None where nothing tells. nanoGPT keeps plain linear layers under the same names, so names alone decide nothing.
+    """
+    told: dict[str, bool | None] = {}
+    for name, info in checkpoint.infos.items():
+        path = name.removesuffix(".weight")
+        if path == name or len(info.shape) != 2 or not CONV1D.search(path):
+            continue
+        rows, cols = info.shape
+        bias = checkpoint.infos.get(f"{path}.bias")
+        told[path] = None
+        if rows != cols and bias is not None:
+            told[path] = bias.shape == (cols,)
+        elif rows != cols and FUSED_NAMES.search(path):
+            told[path] = cols == 3 * rows
+    votes = {value for value in told.values() if value is not None}
+    if not votes and checkpoint.config.get("model_type") in ("gpt2", "openai-gpt", "imagegpt", "decision_transformer"):
+        votes = {True}
+    settled = votes.pop() if len(votes) == 1 else None
+    return {path: settled if value is None else value for path, value in told.items()}
+
+
+def _foreign_pair(checkpoint: Checkpoint, name: str) -> str:
+    """The path of two layers in a row without bias or activation between, or "": x.0.weight (r x n), x.1.weight (m x r)."""
+    match = PAIR.match(name)
+    infos = checkpoint.infos
+    if not match or f"{match[1]}.0.bias" in infos or f"{match[1]}.1.weight" not in infos:
+        return ""
+    inner, outer = infos[name].shape, infos[f"{match[1]}.1.weight"].shape
+    alone = not any(f"{match[1]}.{i}.weight" in infos for i in range(2, 4))  # not the head of a longer stack
+    plain = len(outer) == len(inner) and all(size == 1 for size in outer[2:])
+    narrow = inner[0] == outer[1] < min(math.prod(inner[1:]), outer[0])
+    return match[1] if alone and plain and narrow else ""
+
+
+def _pair_layer(checkpoint: Checkpoint, path: str) -> Layer:
+    inner, outer = checkpoint.infos[f"{path}.0.weight"].shape, checkpoint.infos[f"{path}.1.weight"].shape
+    form = "conv2d" if len(inner) == 4 else "linear"
+    parts = (Part("", outer[0], inner[0]),)
+    kernel = inner[1:] if form == "conv2d" else ()
+    bias = f"{path}.1.bias" in checkpoint.infos
+    note = "two layers in a row without bias between: taken as one matrix"
+    return _layer(checkpoint, path, form, form, parts, math.prod(inner[1:]), bias=bias, kernel=kernel, note=note)
+
+
+def _split_before(checkpoint: Checkpoint, name: str, spec: dict) -> Layer | None:
+    parts = tuple(Part(str(i), part["rows"], part["rank"]) for i, part in enumerate(spec["parts"]))
+    labels = [""] if len(parts) == 1 else "qkv" if len(parts) == 3 and FUSED_NAMES.search(name) else None
+    if labels:
+        parts = tuple(replace(part, label=label) for part, label in zip(parts, labels, strict=True))
+    kind = {"linear": "linear", "conv2d": "conv2d"}.get(spec["form"], "attention" if "proj" in name else "lstm")
+    layer = _layer(checkpoint, name, kind, spec["form"], parts, spec["cols"])
+    if any(_stored(checkpoint, layer, layer.key(i, half)) not in checkpoint.infos for i, half in _keys(layer)):
+        raise ValueError(f"{checkpoint.label}: spectrim.json says that {name} was split, but its halves are not there")
+    last = len(parts) - 1
+    bias_key = (f"{last}." if last else "") + ("bias" if parts[last].rank is None else "1.bias")
+    bias = spec["form"] != "parameter" and f"{name}.{bias_key}" in checkpoint.infos
+    kernel = ()
+    if spec["form"] == "conv2d":
+        first = layer.key(0, None if parts[0].rank is None else 0)
+        kernel = checkpoint.infos[_stored(checkpoint, layer, first)].shape[1:]
+    return replace(layer, bias=bias, kernel=kernel)
+
+
+def _keys(layer: Layer) -> list[tuple[int, int | None]]:
+    return [(i, half) for i, part in enumerate(layer.parts) for half in ((0, 1) if part.rank is not None else (None,))]
+
+
+def _layer(checkpoint: Checkpoint, name: str, kind: str, form: str, parts, cols: int, **more) -> Layer:
+    layer = Layer(name, kind, form, cols, tuple(parts), load=lambda key: None, store=lambda tensors, spec: None, **more)
+    # The closures need the layer's own keys; replace() hands the finished layer to them.
+    return replace(
+        layer,
+        load=lambda key: _load(checkpoint, layer, key),
+        store=partial(_store, checkpoint, name, form),
+    )
+
+
+def _stored(checkpoint: Checkpoint, layer: Layer, key: str) -> str:
+    owner = layer.name.rpartition(".")[0] if layer.form == "parameter" else layer.name
+    full = f"{owner}.{key}".lstrip(".")
+    return layer.name if key == "weight" and full not in checkpoint.infos else full
+
+
+def _load(checkpoint: Checkpoint, layer: Layer, key: str) -> Tensor:
+    name = _stored(checkpoint, layer, key)
+    edited = checkpoint.edits.get(name)
+    return edited[name] if edited and name in edited else checkpoint.read(name)
+
+
+def _store(checkpoint: Checkpoint, name: str, form: str, tensors: dict[str, Tensor], spec: dict | None) -> None:
+    owner = name.rpartition(".")[0] if form == "parameter" else name
+    full = {f"{owner}.{key}".lstrip("."): value for key, value in tensors.items()}
+    if spec is None:
+        for key, value in full.items():
+            key = name if key not in checkpoint.infos else key
+            checkpoint.edits[key] = {key: value.to(checkpoint.infos[key].dtype)}
+        return
+    gone = stored_tensors(checkpoint, name, form)
+    dtype: torch.dtype = checkpoint.infos[gone[0]].dtype
+    for key in gone:
+        checkpoint.edits[key] = {}
+    checkpoint.edits[gone[0]] = {key: value.to(dtype) for key, value in full.items()}
+    checkpoint.splits.pop(name, None)
+    checkpoint.splits[name] = spec

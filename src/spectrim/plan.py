@@ -1,0 +1,352 @@
+"""The plan: what each matrix of a model may lose, as a file that a person can read, edit and replay."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .steps import magnitude_counts
+from .survey import Reading, Survey, inventory
+
+SCHEMA = "spectrim.plan/1"
+Basis = Literal["plain", "equalised"]
+
+
+class _Record(BaseModel):
+    # Unknown fields are refused: a mistyped name in an edited plan must not pass in silence.
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Entry(_Record):
+    """What one matrix may lose. `rank`: values kept; `zeros`: entries at zero; `damage`: relative Frobenius error expected.
+
+    MACs are for one input position (one token, one pixel). With basis "equalised" the rank is cut after the row and column
+    scales were evened out, and `damage` is measured there.
+    """
+
+    name: str
+    kind: str
+    rows: int = Field(ge=1)
+    cols: int = Field(ge=1)
+    action: Literal["keep", "split", "dense", "zeros"]
+    rank: int | None = Field(default=None, ge=1)
+    zeros: int | None = Field(default=None, ge=0)
+    basis: Basis = "plain"
+    params_before: int
+    params_after: int
+    bytes_before: int
+    bytes_after: int
+    macs_before: int
+    macs_after: int
+    damage: float | None = Field(default=None, ge=0)
+    spikes: int | None = None
+    spikes_cut: int = 0
+    fingerprint: str
+    reason: str
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.action in ("split", "dense"):
+            if self.rank is None or self.rank > min(self.rows, self.cols):
+                raise ValueError(
+                    f"rank {self.rank} is impossible for a {self.rows} x {self.cols} matrix: "
+                    f"1 to {min(self.rows, self.cols)} values can be kept"
+                )
+        elif self.rank is not None:
+            raise ValueError(f"action {self.action!r} takes no rank")
+        if (self.action == "zeros") != (self.zeros is not None):
+            raise ValueError("zeros is a count with the action 'zeros', and null with every other")
+        if self.zeros is not None and self.zeros > self.rows * self.cols:
+            raise ValueError(f"{self.zeros} zeros do not fit into {self.rows} x {self.cols} entries")
+        return self
+
+
+class Subject(_Record):
+    """The model that a plan was made for."""
+
+    label: str
+    fingerprint: str
+    params: int
+    bytes: int
+    fused: str = "split"
+    edge: str
+
+
+class Plan(_Record):
+    """One entry a matrix, the target they were chosen for, and what the model weighs before and after."""
+
+    schema_: Literal["spectrim.plan/1"] = Field(default=SCHEMA, alias="schema")
+    version: str = ""
+    model: Subject
+    target: dict[Literal["params", "zeros"], float]
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def touched(self) -> tuple[Entry, ...]:
+        """The entries that change something."""
+        return tuple(e for e in self.entries if e.action != "keep")
+
+    @property
+    def params_before(self) -> int:
+        """Numbers stored before in the matrices that the plan may touch."""
+        return sum(e.params_before for e in self.entries if e.spikes is not None)
+
+    @property
+    def params_after(self) -> int:
+        """Numbers stored after in the matrices that the plan may touch."""
+        return sum(e.params_after for e in self.entries if e.spikes is not None)
+
+    @property
+    def zeros(self) -> int:
+        """Entries at zero after."""
+        return sum(e.zeros or 0 for e in self.entries)
+
+    @property
+    def model_params_before(self) -> int:
+        """Numbers in the whole model before, embeddings and biases included."""
+        return self.model.params
+
+    @property
+    def model_params_after(self) -> int:
+        """Numbers in the whole model after."""
+        return self.model.params + sum(e.params_after - e.params_before for e in self.entries)
+
+    def to_json(self, path: str | os.PathLike | None = None) -> str:
+        """Return the plan as JSON, and write it to `path` if one is given."""
+        text = json.dumps(self.model_dump(by_alias=True, mode="json"), indent=1, allow_nan=False)
+        if path is not None:
+            Path(path).write_text(text + "\n")
+        return text
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike) -> Plan:
+        """Return the plan in a file. Raises ValueError with every entry that is wrong and what is wrong with it."""
+        try:
+            raw = json.loads(Path(path).read_text())
+        except (ValueError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not valid JSON: {error}") from None
+        if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+            found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
+            raise ValueError(f"{path} is not a plan of schema {SCHEMA!r} (found {found!r})")
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            raise ValueError(f"{path}: " + "; ".join(_explain(raw, e) for e in error.errors()[:5])) from None
+
+    def __str__(self) -> str:
+        before, after = self.params_before, self.params_after
+        if "zeros" in self.target:
+            head = f"{self.zeros} of {before} entries at zero ({self.zeros / before:.1%})"
+        else:
+            head = f"{after} of {before} parameters kept ({after / before:.1%})"
+        whole = self.model_params_after / self.model_params_before
+        lines = [f"plan for {self.model.label}: {head}; the whole model keeps {whole:.1%} of its parameters"]
+        lines += [f"  {note}" for note in self.notes]
+        lines += [f"  {e.name:<48} {e.action:<6} {e.reason}" for e in self.entries]
+        return "\n".join(lines)
+
+
+def _explain(raw: dict, error: dict) -> str:
+    place = list(error["loc"])
+    if place[:1] == ["entries"] and len(place) > 1:
+        try:
+            place[1] = repr(raw["entries"][place[1]]["name"])
+        except (KeyError, TypeError, IndexError):
+            place[1] = f"number {place[1]}"
+    found = "" if isinstance(error.get("input"), dict | list) else f" (found {error.get('input')!r})"
+    return f"{' '.join(map(str, place)) or 'plan'}: {error['msg'].removeprefix('Value error, ')}{found}"
+
+
+def plan(
+    found: Survey,
+    *,
+    params: float | None = None,
+    zeros: float | None = None,
+    dense: bool = False,
+    basis: Basis | None = None,
+) -> Plan:
+    """Return the `Plan` that reaches a target over the matrices that have a verdict.
+
+    With `params` they keep at most that share of the numbers they store, reached from below within one rank step: every
+    matrix keeps the singular values above one common multiple of its own noise edge, so the bulk goes before any spike. A
+    split that would store no less than the matrix does (k >= rows cols / (rows + cols)) is not made. With `zeros` that share
+    of their entries is zero, the smallest magnitudes of all matrices together.
+
+    Args:
+        found: a survey; for `zeros` the model that it was made of is read again.
+        params: share kept, in (0, 1].
+        zeros: share at zero, in (0, 1].
+        dense: rebuild matrices at the lower rank in place instead of splitting them (same size, any runtime).
+        basis: cut ranks of the matrix as it is ("plain") or with its scales evened out ("equalised"); the survey's by default.
+    """
+    if (params is None) == (zeros is None):
+        raise ValueError(
+            "give one target: params=0.5 (share of the parameters kept) or zeros=0.5 (share of zero entries)"
+        )
+    share = params if params is not None else zeros
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError(f"a target lies in (0, 1], not {share!r}: 0.5 means one half")
+    if not found.fitted:
+        raise ValueError(f"{found.model} has no matrix with a verdict, so there is nothing to plan for")
+    if zeros is not None:
+        return _finish(found, {"zeros": zeros}, _zeros(found, zeros), [])
+    basis = basis or ("equalised" if found.equalised else "plain")
+    if basis == "equalised" and not found.equalised:
+        raise ValueError("the survey was made without equalisation: survey again with equalize=True, or basis='plain'")
+    entries, notes = _ranks(found, params, basis, dense)
+    return _finish(found, {"params": params}, entries, notes)
+
+
+class _Candidate(NamedTuple):
+    reading: Reading
+    s: np.ndarray  # singular values in the basis of the plan
+    edge: float
+    spikes: int
+
+    @property
+    def side(self) -> int:
+        return self.reading.rows + self.reading.cols
+
+    def cost(self, k: int) -> int:
+        """Numbers stored when k values are kept: what is stored now where a split would not be smaller."""
+        return min(self.reading.params, k * self.side)
+
+
+def _candidates(found: Survey, basis: Basis) -> list[_Candidate]:
+    chosen = []
+    for r in found.fitted:
+        if r.splittable:
+            plain = basis == "plain" and r.plain_spectrum is not None
+            spectrum, fit = (r.plain_spectrum, r.plain) if plain else (r.spectrum, r.fit)
+            chosen.append(_Candidate(r, spectrum.s, fit.edge, fit.spikes))
+    return chosen
+
+
+def _ranks(found: Survey, share: float, basis: Basis, dense: bool) -> tuple[list[Entry], list[str]]:
+    candidates = _candidates(found, basis)
+    if not candidates:
+        raise ValueError("no matrix of this model can be split")
+    total = sum(c.reading.params for c in candidates)
+    least = sum(c.cost(1) for c in candidates)
+    if least > share * total:
+        raise ValueError(f"params={share} is out of reach: with one value in every matrix {least / total:.2%} is left")
+    # One step takes the smallest value that is left, measured by its own edge, out of its matrix.
+    owner = np.concatenate([np.full(len(c.s) - 1, i) for i, c in enumerate(candidates)])
+    height = np.concatenate([c.s[:0:-1] / c.edge for c in candidates])
+    saved = np.concatenate(
+        [-np.diff([c.cost(k) for k in range(len(c.s), 0, -1)]) for c in candidates],
+    )
+    order = np.argsort(height, kind="stable")
+    left = total - np.concatenate([[0], np.cumsum(saved[order])])
+    steps = int(np.argmax(left <= share * total))
+    removed = np.bincount(owner[order[:steps]], minlength=len(candidates))
+    notes = []
+    entries = {}
+    for c, gone in zip(candidates, removed, strict=True):
+        entries[c.reading.name] = _rank_entry(c, len(c.s) - int(gone), basis, dense)
+    cut = sum(e.spikes_cut for e in entries.values())
+    if cut:
+        notes.append(f"the target lies below the noise: {cut} spikes are cut too, the smallest first")
+    if dense:
+        notes.append("rebuilt dense: the rank falls, the size does not")
+    return [entries.get(r.name) or _kept(r, _why_not(r)) for r in found.matrices], notes
+
+
+def _rank_entry(c: _Candidate, k: int, basis: Basis, dense: bool) -> Entry:
+    r, even = c.reading, c.reading.rows * c.reading.cols / c.side
+    if c.cost(k) >= r.params:
+        if k == len(c.s):
+            why = "nothing of it had to go"
+        else:
+            why = f"keeping {k} of {len(c.s)} values would save nothing: a split pays below {even:.0f}"
+        return _kept(r, why, c.spikes)
+    cut = max(0, c.spikes - k)
+    bulk = max(0, k - c.spikes)
+    why = f"keeps {k} of {len(c.s)} values: {min(k, c.spikes)} of {c.spikes} spikes and {bulk} of the bulk"
+    if cut:
+        why += f"; {cut} spikes are cut, for the target lies below them"
+    energy = c.s**2
+    return _entry(
+        r,
+        action="dense" if dense else "split",
+        rank=k,
+        basis=basis,
+        params_after=r.params if dense else k * c.side,
+        macs_after=r.params if dense else k * c.side,
+        damage=float(np.sqrt(energy[k:].sum() / energy.sum())),
+        spikes=c.spikes,
+        spikes_cut=cut,
+        reason=why,
+    )
+
+
+def _zeros(found: Survey, share: float) -> list[Entry]:
+    sites = {site.name: site for site in inventory(found.source, found.fused).sites} if found.source is not None else {}
+    fitted = [r for r in found.fitted if sites.get(r.name) is not None and sites[r.name].pair_rank is None]
+    if not fitted:
+        raise ValueError("the survey does not hold the model that it was made of: survey it again to plan zeros")
+    total = sum(r.rows * r.cols for r in fitted)
+    counts = magnitude_counts([sites[r.name].get for r in fitted], round(share * total))
+    chosen = {r.name: count for r, count in zip(fitted, counts, strict=True)}
+    entries = []
+    for r in found.matrices:
+        if r.name not in chosen:
+            entries.append(_kept(r, _why_not(r)))
+            continue
+        count, energy = chosen[r.name]
+        entries.append(
+            _entry(
+                r,
+                action="zeros",
+                zeros=count,
+                damage=energy,
+                spikes=r.fit.spikes,
+                reason=f"{count / (r.rows * r.cols):.1%} of its entries are among the smallest of the model",
+            )
+        )
+    return entries
+
+
+def _why_not(r: Reading) -> str:
+    return r.note or "it cannot be split"
+
+
+def _kept(r: Reading, why: str, spikes: int | None = None) -> Entry:
+    return _entry(r, action="keep", reason=why, spikes=spikes)
+
+
+def _entry(r: Reading, **given) -> Entry:
+    given.setdefault("params_after", r.params)
+    given.setdefault("macs_after", r.params)
+    return Entry(
+        name=r.name,
+        kind=r.kind,
+        rows=r.rows,
+        cols=r.cols,
+        params_before=r.params,
+        bytes_before=r.params * r.item,
+        bytes_after=given["params_after"] * r.item,
+        macs_before=r.params,
+        fingerprint=r.fingerprint,
+        **given,
+    )
+
+
+def _finish(found: Survey, target: dict, entries: list[Entry], notes: list[str]) -> Plan:
+    from . import __version__
+
+    subject = Subject(
+        label=found.model,
+        fingerprint=found.fingerprint,
+        params=found.params,
+        bytes=found.bytes,
+        fused=found.fused,
+        edge=found.edge,
+    )
+    return Plan(version=__version__, model=subject, target=target, entries=tuple(entries), notes=tuple(notes))

@@ -1,0 +1,199 @@
+"""What is measured on a weight matrix, and what an edge estimator says about it: the unit rule of the library.
+
+    quantity          name           definition
+    matrix            W              rows x cols; rows are outputs, cols are inputs
+    sides             p, n           the short and the long one, so W and its transpose give the same results
+    ratio             gamma          p / n in (0, 1], never its inverse
+    singular values   s              descending, float64, of the raw W, without normalisation
+    eigenvalues       s**2 / n       follow MarchenkoPastur(gamma, sigma) where W is noise of standard deviation sigma
+    noise level       sigma          a standard deviation of an entry, never a variance
+    edge              edge           in singular-value units of W
+    spike                            a singular value above the edge
+    shares                           in [0, 1]; percent only in print
+
+An *equalised* spectrum is that of D1 W D2, whose row and column mean squares are even and whose Frobenius norm is that
+of W; its sigma, edge and spikes refer to that matrix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectrim.laws import MarchenkoPastur, evened, top_eigenvalue
+
+SMALLEST = 10  # short side; below it Tracy-Widom's limit and a central window of eigenvalues mean little
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """The singular values of a matrix, with the shape they belong to.
+
+    gamma = p / n and eigenvalues = s**2 / n, where p = min(rows, cols) and n = max(rows, cols).
+
+    Args:
+        s: singular values, 1-d, finite, >= 0, in the unit of W; kept as a read-only descending float64 copy.
+        rows: rows of the matrix measured, a count.
+        cols: columns of the matrix measured, a count.
+        complete: whether all p values are given; False where only the largest are known.
+        equalised: whether the matrix was brought to even row and column mean squares by scales found from itself,
+            which tightens its noise edge a little (see `edges`).
+
+    Example:
+        >>> found = Spectrum([3.0, 1.0, 2.0], rows=5, cols=3)
+        >>> found.s.tolist(), found.p, found.n, found.gamma
+        ([3.0, 2.0, 1.0], 3, 5, 0.6)
+
+    References:
+        The conventions above.
+    """
+
+    s: NDArray[np.float64]
+    rows: int
+    cols: int
+    complete: bool = True
+    equalised: bool = False
+
+    def __post_init__(self) -> None:
+        s = np.array(self.s, np.float64)
+        if s.ndim != 1:
+            raise ValueError(f"singular values come as one row, got an array of shape {s.shape}")
+        if self.rows < 1 or self.cols < 1:
+            raise ValueError(f"a matrix needs rows and columns, got {self.rows} x {self.cols}")
+        if not np.all(np.isfinite(s)):
+            raise ValueError(f"{np.count_nonzero(~np.isfinite(s))} of {s.size} singular values are not finite")
+        if np.any(s < 0):
+            raise ValueError(f"singular values cannot be negative, got {s.min():g}; are these eigenvalues?")
+        if s.size > self.p or (self.complete and s.size != self.p):
+            raise ValueError(
+                f"a {self.rows} x {self.cols} matrix has {self.p} singular values, got {s.size}; "
+                "say complete=False where only the largest are known"
+            )
+        s = np.sort(s)[::-1]
+        s.setflags(write=False)
+        object.__setattr__(self, "s", s)
+
+    @property
+    def p(self) -> int:
+        """The short side, a count."""
+        return min(self.rows, self.cols)
+
+    @property
+    def n(self) -> int:
+        """The long side, a count."""
+        return max(self.rows, self.cols)
+
+    @property
+    def gamma(self) -> float:
+        """The ratio p / n of the short to the long side, in (0, 1]."""
+        return self.p / self.n
+
+    @property
+    def eigenvalues(self) -> NDArray[np.float64]:
+        """The eigenvalues s**2 / n, descending, in the unit of W squared."""
+        return self.s**2 / self.n
+
+    def noise_edge(self, beta: float) -> float:
+        """Returns the singular value that noise of unit variance, treated as this matrix was, exceeds with odds beta.
+
+        Args:
+            beta: upper-tail probability in (0, 1).
+
+        Example:
+            >>> plain = Spectrum(np.ones(400), 400, 400)
+            >>> even = Spectrum(np.ones(400), 400, 400, equalised=True)
+            >>> round(plain.noise_edge(0.1), 3), round(even.noise_edge(0.1), 3)
+            (40.104, 39.904)
+
+        References:
+            `laws.top_eigenvalue`, and `laws.evened` where the matrix was equalised.
+        """
+        top = top_eigenvalue(self.p, self.n, beta)
+        return sqrt(self.n * float(evened(top, self.p, self.n) if self.equalised else top))
+
+    def noise_quantiles(self, spikes: int = 0) -> NDArray[np.float64]:
+        """Returns the eigenvalues s**2 / (n - spikes) expected of unit noise beside that many spikes, ascending.
+
+        Quantiles of the law of ratio (p - spikes) / (n - spikes) at the mid-point levels (i + 1/2) / (p - spikes).
+
+        Args:
+            spikes: a count below p.
+
+        Example:
+            >>> Spectrum(np.ones(3), 3, 3).noise_quantiles().round(3).tolist()
+            [0.069, 0.653, 2.281]
+
+        References:
+            `laws.MarchenkoPastur`, and `laws.evened` where the matrix was equalised.
+        """
+        p, n = self.p - spikes, self.n - spikes
+        law = MarchenkoPastur(p / n).ppf((np.arange(p) + 0.5) / p)
+        return evened(law, p, n) if self.equalised else law
+
+    def __repr__(self) -> str:
+        top = f"{self.s[0]:.4g}" if self.s.size else "none"
+        flags = ("" if self.complete else ", incomplete") + (", equalised" if self.equalised else "")
+        return f"Spectrum({self.rows} x {self.cols}, {self.s.size} values, largest {top}{flags})"
+
+
+@dataclass(frozen=True)
+class NoiseFit:
+    """The verdict of an edge estimator on one spectrum.
+
+    A singular value s is a spike where s > edge, else bulk; sigma and edge refer to the matrix that was measured.
+
+    Args:
+        sigma: standard deviation of a noise entry, in the unit of W, > 0.
+        edge: largest singular value that noise explains, in the unit of W, > 0.
+        edge_interval: (low, high) around the edge, same unit, or None where the estimator has none to give.
+        misfit: sup-distance of the bulk to its law on the central window, in [0, 1], or None where it was not asked.
+        spikes: number of singular values above the edge, a count.
+        method: repr of the estimator, a complete configuration.
+
+    Example:
+        >>> NoiseFit(1.0, 2.25, None, None, 0, "Known(sigma=1.0)").spikes
+        0
+
+    References:
+        The conventions of this module.
+    """
+
+    sigma: float
+    edge: float
+    edge_interval: tuple[float, float] | None
+    misfit: float | None
+    spikes: int
+    method: str
+
+
+def check_measurable(spectrum: Spectrum) -> None:
+    """Returns nothing; raises ValueError where no noise law can be read off the spectrum.
+
+    Refused are incomplete spectra, a short side under ten, and spectra that are zero altogether or from the middle
+    down, where the level of the noise is not defined.
+
+    Args:
+        spectrum: what was measured.
+
+    Example:
+        >>> check_measurable(Spectrum([2.0, 1.0, 0.5], rows=3, cols=5))
+        Traceback (most recent call last):
+        ValueError: a 3 x 5 matrix is too small to tell signal from noise: its short side is under 10
+
+    References:
+        At p = 10 the false-spike rate of `Bema` is still the nominal one; see tests/test_edges.py.
+    """
+    shape = f"{spectrum.rows} x {spectrum.cols}"
+    if not spectrum.complete:
+        raise ValueError(f"the spectrum of this {shape} matrix is incomplete: an edge needs all {spectrum.p} values")
+    if spectrum.p < SMALLEST:
+        raise ValueError(f"a {shape} matrix is too small to tell signal from noise: its short side is under {SMALLEST}")
+    if spectrum.s[0] == 0:
+        raise ValueError(f"this {shape} matrix is all zero")
+    # Rounding leaves about 1e-8 of the largest value where a Gram matrix has an exact zero; see linalg.
+    if spectrum.s[spectrum.p // 2] <= 1e-7 * spectrum.s[0]:
+        rank = int(np.count_nonzero(spectrum.s > 1e-7 * spectrum.s[0]))
+        raise ValueError(f"this {shape} matrix has rank {rank}, so more than half of its singular values are zero")

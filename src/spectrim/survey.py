@@ -1,0 +1,310 @@
+"""The survey of a model: for every weight matrix its spectrum, and where the noise ends in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoint import Checkpoint, of_state, open_checkpoint
+from .edges import Bema
+from .linalg import read_equalised, read_spectrum
+from .metrics import bulk_share
+from .modules import of_module
+from .names import of_checkpoint
+from .sites import Inventory, Site, Skipped
+from .spectrum import NoiseFit, Spectrum
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+Edge = Callable[[Spectrum], NoiseFit]
+Model = nn.Module | str | os.PathLike | Mapping[str, Tensor]
+SCHEMA = "spectrim.survey/1"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one weight matrix showed, or why it showed nothing.
+
+    `fit` is the default verdict, on `spectrum` (equalised unless the survey was told otherwise); `plain` is the verdict
+    without equalisation, on `plain_spectrum`. `params` counts the numbers stored now, `item` the bytes of one of them.
+    """
+
+    name: str
+    kind: str
+    rows: int
+    cols: int
+    spectrum: Spectrum | None = None
+    fit: NoiseFit | None = None
+    plain: NoiseFit | None = None
+    zero_rows: int = 0
+    zero_cols: int = 0
+    note: str = ""
+    plain_spectrum: Spectrum | None = field(default=None, repr=False)
+    params: int = 0
+    item: int = 4
+    fingerprint: str = ""
+    skipped: bool = False
+    splittable: bool = True
+
+    @property
+    def bulk_share(self) -> float | None:
+        """Share of the singular values below the edge, in [0, 1], or None where there is no fit."""
+        return None if self.fit is None else bulk_share(self.spectrum, self.fit.edge)
+
+    def to_dict(self) -> dict:
+        """Return the figures of this reading as they stand in the survey file."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "rows": self.rows,
+            "cols": self.cols,
+            **_figures(self.fit),
+            "edge_interval": list(self.fit.edge_interval) if self.fit and self.fit.edge_interval else None,
+            "bulk_share": self.bulk_share,
+            "method": self.fit.method if self.fit else None,
+            "plain": _figures(self.plain) if self.plain else None,
+            "params": self.params,
+            "zero_rows": self.zero_rows,
+            "zero_cols": self.zero_cols,
+            "skipped": self.skipped,
+            "fingerprint": self.fingerprint or None,
+            "note": self.note,
+        }
+
+
+def _figures(fit: NoiseFit | None) -> dict:
+    return {key: getattr(fit, key, None) for key in ("sigma", "edge", "spikes", "misfit")}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The readings of all tensors of a model, in its order; skipped ones carry their reason and count in no total."""
+
+    model: str
+    readings: tuple[Reading, ...]
+    params: int
+    bytes: int
+    edge: str
+    equalised: bool
+    seconds: float
+    source: object = field(default=None, repr=False, compare=False)
+    fused: str = "split"
+
+    @property
+    def matrices(self) -> tuple[Reading, ...]:
+        """The readings of weight matrices, those without a fit included."""
+        return tuple(r for r in self.readings if not r.skipped)
+
+    @property
+    def fitted(self) -> tuple[Reading, ...]:
+        """The readings that have a verdict."""
+        return tuple(r for r in self.readings if r.fit is not None)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash over the names and values of all weight matrices."""
+        lines = "\n".join(sorted(f"{r.name} {r.fingerprint}" for r in self.matrices))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    @property
+    def totals(self) -> dict:
+        """Counts over the fitted matrices: matrices, params, values, spikes, plain spikes, bulk share."""
+        values = sum(r.spectrum.p for r in self.fitted)
+        spikes = sum(r.fit.spikes for r in self.fitted)
+        return {
+            "matrices": len(self.matrices),
+            "fitted": len(self.fitted),
+            "skipped": len(self.readings) - len(self.matrices),
+            "params": sum(r.params for r in self.fitted),
+            "values": values,
+            "spikes": spikes,
+            "plain_spikes": sum(r.plain.spikes for r in self.fitted if r.plain),
+            "bulk_share": 1 - spikes / values if values else None,
+        }
+
+    def to_dict(self) -> dict:
+        """Return the survey as its file holds it."""
+        from . import __version__
+
+        return {
+            "schema": SCHEMA,
+            "version": __version__,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "params": self.params,
+            "bytes": self.bytes,
+            "edge": self.edge,
+            "equalised": self.equalised,
+            "seconds": round(self.seconds, 3),
+            "totals": self.totals,
+            "readings": [r.to_dict() for r in self.readings],
+        }
+
+    def to_json(self, path: str | os.PathLike | None = None) -> str:
+        """Return the survey as JSON, and write it to `path` if one is given."""
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        if path is not None:
+            Path(path).write_text(text + "\n")
+        return text
+
+    def to_html(self, path: str | os.PathLike, plan: Plan | None = None, **more) -> Path:
+        """Write the report to `path`, one self-contained HTML file, and return the path."""
+        from .report import write_html
+
+        return Path(write_html(path, survey=self, plan=plan, **more))
+
+    def __str__(self) -> str:
+        lines = [f"{self.model}: {_sentence(self.totals)}"]
+        for r in self.matrices:
+            if r.fit is None:
+                lines.append(f"  {r.name:<48} {r.rows} x {r.cols}: {r.note}")
+            else:
+                lines.append(
+                    f"  {r.name:<48} {r.rows} x {r.cols}: {r.fit.spikes} spikes above {r.fit.edge:.4g} "
+                    f"(sigma {r.fit.sigma:.4g}, misfit {r.fit.misfit or 0:.3f}, plain {r.plain.spikes if r.plain else '-'})"
+                )
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def _sentence(totals: dict) -> str:
+    if not totals["fitted"]:
+        return f"none of its {totals['matrices']} matrices has a verdict"
+    return (
+        f"{totals['fitted']} of {totals['matrices']} matrices judged; {totals['spikes']} of {totals['values']} singular "
+        f"values ({1 - totals['bulk_share']:.1%}) stand above the noise edge; {totals['skipped']} tensors skipped"
+    )
+
+
+def survey(
+    model: Model,
+    edge: Edge | None = None,
+    *,
+    equalize: bool = True,
+    fused: str = "split",
+    progress: Callable[[Iterable[Site]], Iterable[Site]] | None = None,
+) -> Survey:
+    """Return the `Survey` of a model: every weight matrix with its spectrum, its noise level and its spikes.
+
+    Args:
+        model: a live module; the path of a folder or file of safetensors, of a transformers folder or of a state dict
+            saved by torch; or a dict of matrices.
+        edge: the estimator that separates noise from signal; `Bema()` unless told otherwise.
+        equalize: judge each matrix with its row and column scales evened out, and keep the plain verdict beside it.
+        fused: how weights that hold several matrices are read: "split" (q, k, v; gates), "whole" or "heads".
+        progress: wraps the iteration over the sites, for instance `tqdm`.
+
+    A matrix that cannot be judged (NaN, all zero, too small) is recorded with the reason, and the survey goes on.
+
+    Example:
+        >>> import torch, spectrim
+        >>> net = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
+        >>> [reading.name for reading in spectrim.survey(net).matrices]
+        ['0', '2']
+    """
+    start = time.perf_counter()
+    edge = Bema() if edge is None else edge
+    source = open_model(model)
+    found = inventory(source, fused)
+    readings = [_read(site, edge, equalize) for site in (progress or iter)(found.sites)]
+    readings += [_skip(skipped) for skipped in found.skipped]
+    return Survey(
+        model=found.label,
+        readings=tuple(readings),
+        params=found.params,
+        bytes=found.bytes,
+        edge=repr(edge),
+        equalised=equalize,
+        seconds=time.perf_counter() - start,
+        source=source,
+        fused=fused,
+    )
+
+
+def open_model(model: Model | Checkpoint) -> nn.Module | Checkpoint:
+    """Return what `survey` and `trim` read: the module itself, or the checkpoint at a path or over a dict of tensors."""
+    if isinstance(model, nn.Module | Checkpoint):
+        return model
+    if isinstance(model, str | os.PathLike):
+        return open_checkpoint(model)
+    if isinstance(model, Mapping):
+        if not model:
+            raise ValueError("the dict of matrices is empty")
+        return of_state(model)
+    raise TypeError(f"expected a module, a path or a dict of matrices, not {type(model).__name__}")
+
+
+def inventory(source: nn.Module | Checkpoint, fused: str = "split") -> Inventory:
+    """Return the sites of what `open_model` returned."""
+    return of_module(source, fused) if isinstance(source, nn.Module) else of_checkpoint(source, fused)
+
+
+def fingerprint(W: Tensor) -> str:
+    """Return the SHA-256 of a matrix: its dtype, its shape and its entries row by row."""
+    W = W.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{W.dtype} {tuple(W.shape)}".encode())
+    digest.update(W.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _skip(skipped: Skipped) -> Reading:
+    rows = skipped.shape[0] if skipped.shape else 1
+    cols = torch.Size(skipped.shape[1:]).numel()
+    return Reading(
+        skipped.name, skipped.kind, rows, cols, note=skipped.reason, params=rows * cols, skipped=True, splittable=False
+    )
+
+
+def _read(site: Site, edge: Edge, equalize: bool) -> Reading:
+    W = site.get()
+    notes = [site.note] if site.note else []
+    known = {
+        "name": site.name,
+        "kind": site.kind,
+        "rows": site.rows,
+        "cols": site.cols,
+        "params": site.params,
+        "item": W.element_size(),
+        "fingerprint": fingerprint(W),
+        "splittable": site.split is not None,
+    }
+    try:
+        plain_spectrum = read_spectrum(W, notes=notes)
+        plain = edge(plain_spectrum)
+        if not equalize:
+            zeros = _zero_lines(W)
+            return Reading(**known, spectrum=plain_spectrum, fit=plain, note="; ".join(notes), **zeros)
+        spectrum, even = read_equalised(W, edge, notes=notes)
+        fit = edge(spectrum)
+    except (ValueError, ArithmeticError, RuntimeError) as error:
+        notes.append(str(error))
+        return Reading(**known, note="; ".join(notes))
+    return Reading(
+        **known,
+        spectrum=spectrum,
+        fit=fit,
+        plain=plain,
+        plain_spectrum=plain_spectrum,
+        zero_rows=len(even.zero_rows),
+        zero_cols=len(even.zero_cols),
+        note="; ".join(dict.fromkeys(notes)),
+    )
+
+
+def _zero_lines(W: Tensor) -> dict[str, int]:
+    there = W != 0
+    return {"zero_rows": int((~there.any(1)).sum()), "zero_cols": int((~there.any(0)).sum())}

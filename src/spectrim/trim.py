@@ -1,0 +1,333 @@
+"""Trim: the plan carried out on a live model or a checkpoint, verified, and written as a folder that opens anywhere."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import edges, factored
+from .checkpoint import Checkpoint, Info, copy_companions, whole_folder, write_index, write_tensors
+from .linalg import equalize
+from .names import layers_by_name, leading_tensor, stored_tensors
+from .output import write_structure
+from .plan import Entry, Plan
+from .sites import Layer, Site
+from .steps import smallest_to_zero, truncate
+from .survey import Edge, Model, fingerprint, inventory, open_model
+
+# How far the error that was achieved may lie from the one that was planned: rounding to the stored dtype comes on top.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+Progress = Callable[[Iterable[Entry]], Iterable[Entry]]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was done to one matrix. `relative_error` is ||W - W'||_F / ||W||_F, as stored."""
+
+    name: str
+    action: str
+    rank: int | None
+    params_before: int
+    params_after: int
+    zeros: int | None
+    relative_error: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a trim did: one `Change` a matrix touched, and the whole model before and after."""
+
+    changes: tuple[Change, ...]
+    plan: Plan
+    params_before: int
+    params_after: int
+    bytes_before: int
+    bytes_after: int
+    out: Path | None = None
+    model: nn.Module | None = field(default=None, repr=False, compare=False)
+
+    def __iter__(self) -> Iterator[Change]:
+        return iter(self.changes)
+
+    def __len__(self) -> int:
+        return len(self.changes)
+
+    def __getitem__(self, i: int) -> Change:
+        return self.changes[i]
+
+    def to_dict(self) -> dict:
+        """Return the record as JSON holds it."""
+        return {
+            "params_before": self.params_before,
+            "params_after": self.params_after,
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+            "changes": [asdict(change) for change in self.changes],
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self)} matrices trimmed; the model keeps {self.params_after} of {self.params_before} parameters "
+            f"({self.params_after / self.params_before:.1%})"
+        ]
+        for c in self.changes:
+            what = f"rank {c.rank}" if c.rank is not None else f"{c.zeros} zeros"
+            lines.append(f"  {c.name:<48} {c.action:<6} {what}, relative error {c.relative_error:.3f}")
+        return "\n".join(lines)
+
+    def save(self, out: str | os.PathLike) -> Path:
+        """Write the trimmed live model to a new folder and return its path; see output.py for what stands there.
+
+        A transformers model is written so that its Auto class loads it. Any other loads with `modeling_spectrim.load(Model(),
+        out)`, or as ever where nothing was split.
+        """
+        if self.model is None:
+            raise ValueError("this trim wrote its folder already, or was undone; only a live model is saved here")
+        return save(self.model, out, self)
+
+
+def trim(
+    model: Model,
+    plan: Plan | str | os.PathLike,
+    out: str | os.PathLike | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Changes:
+    """Return the `Changes` that carry out `plan`: on a live module in place, on a checkpoint into the new folder `out`.
+
+    Everything is checked first: that each matrix the plan touches is there and is the one that it was made for. What was
+    achieved is then held against the plan: ranks, parameters, zeros, error. RuntimeError if they differ; with a checkpoint
+    nothing is left behind then.
+
+    Args:
+        model: what `survey` takes.
+        plan: a `Plan`, or the path of one.
+        out: the folder to write; needed for a checkpoint, optional for a live module.
+        progress: wraps the iteration over the entries.
+    """
+    if not isinstance(plan, Plan):
+        plan = Plan.from_json(plan)
+    source = open_model(model)
+    if isinstance(source, Checkpoint):
+        if out is None:
+            raise ValueError("a checkpoint is not changed in place: name the folder to write, out='OUT/'")
+        return _trim_checkpoint(source, plan, Path(out), progress or iter)
+    done = _trim_module(source, plan, progress or iter)
+    return done if out is None else replace(done, out=done.save(out))
+
+
+def _check(sites: dict[str, Site], plan: Plan) -> dict[str, Site]:
+    """The sites that the plan touches. ValueError with every reason why it cannot be carried out on this model."""
+    wrong, other = [], 0
+    for entry in plan.touched:
+        site = sites.get(entry.name)
+        if site is None:
+            wrong.append(f"{entry.name} is not there")
+            other += 1
+            continue
+        if (site.rows, site.cols) != (entry.rows, entry.cols):
+            wrong.append(f"{entry.name} is {site.rows} x {site.cols}, not {entry.rows} x {entry.cols}")
+            other += 1
+            continue
+        W = site.get()
+        if not torch.isfinite(W).all():
+            wrong.append(f"{entry.name} holds NaN or infinite entries: it cannot be cut")
+        elif fingerprint(W) != entry.fingerprint:
+            wrong.append(f"{entry.name} has other values than the matrix that the plan was made for")
+            other += 1
+        elif entry.action == "split" and site.split is None:
+            wrong.append(f"{entry.name} cannot be split: {site.note or 'nothing is known of its layer'}")
+        elif entry.action == "zeros" and site.pair_rank is not None:
+            wrong.append(f"{entry.name} is a pair of layers: its product cannot be given zeros")
+    if wrong:
+        head = "this plan was made for another model" if other else "this plan cannot be carried out"
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        made = f" (it was made for {plan.model.label}: survey and plan again)" if other else ""
+        raise ValueError(f"{head}{made}: {'; '.join(wrong[:3])}{more}")
+    return {entry.name: sites[entry.name] for entry in plan.touched}
+
+
+class _Work:
+    """One matrix cut as its entry says: `piece` is what the layer takes, `W` what was there."""
+
+    def __init__(self, site: Site, entry: Entry, edge: Edge | None):
+        start = time.perf_counter()
+        self.site, self.entry = site, entry
+        self.W = site.get().clone()
+        self.scales = equalize(self.W, edge=edge) if entry.basis == "equalised" and entry.rank else None
+        if entry.action == "zeros":
+            self.piece: Tensor | tuple[Tensor, Tensor] = smallest_to_zero(self.W, entry.zeros)
+        else:
+            factors = truncate(self.W, entry.rank, self.scales)
+            self.piece = factors.split() if entry.action == "split" else factors.dense()
+            if isinstance(self.piece, tuple):
+                self.piece = tuple(half.to(self.W.dtype).contiguous() for half in self.piece)
+            else:
+                self.piece = self.piece.to(self.W.dtype)
+        self.seconds = time.perf_counter() - start
+
+    def verify(self, after: Site) -> Change:
+        """Hold what now stands in the model against the entry; RuntimeError where they differ."""
+        e, new = self.entry, after.get()
+        problems = []
+        if not torch.isfinite(new).all():
+            problems.append("its entries are not all finite")
+        zeros = None
+        if e.action == "split":
+            if after.pair_rank != e.rank or after.params != e.rank * (e.rows + e.cols):
+                problems.append(
+                    f"it stores {after.params} numbers at inner size {after.pair_rank}, planned rank {e.rank}"
+                )
+        elif e.action == "zeros":
+            zeros = int((new == 0).sum())
+            if zeros != max(e.zeros, int((self.W == 0).sum())):
+                problems.append(f"{zeros} entries are zero, {e.zeros} were planned")
+        W, new = self.W.to(torch.float64), new.to(torch.float64)
+        error = float(torch.linalg.norm(W - new) / torch.linalg.norm(W))
+        if e.damage is not None:
+            seen = error
+            if self.scales is not None:
+                even = self.scales.apply
+                seen = float(torch.linalg.norm(even(W - new)) / torch.linalg.norm(even(W)))
+            slack = TOLERANCE.get(self.W.dtype, 1e-4)
+            if abs(seen - e.damage) > slack * (1 + 1 / max(e.damage, slack) ** 0.5):
+                problems.append(f"its relative error is {seen:.5f}, {e.damage:.5f} was planned")
+        if problems:
+            raise RuntimeError(f"{e.name}: what was achieved is not what was planned: {'; '.join(problems)}")
+        return Change(e.name, e.action, e.rank, e.params_before, after.params, zeros, error, round(self.seconds, 4))
+
+
+def _apply(layer: Layer, works: list[_Work]) -> None:
+    pieces = {work.site.part: work.piece for work in works}
+    if any(isinstance(piece, tuple) for piece in pieces.values()):
+        layer.split(pieces)
+    else:
+        layer.write(pieces)
+
+
+def _edge_of(plan: Plan) -> Edge | None:
+    """The estimator that the survey used: its spikes take part in the scales of the equalised basis."""
+    if all(entry.basis == "plain" for entry in plan.touched):
+        return None
+    try:
+        call = ast.parse(plan.model.edge, mode="eval").body
+        estimator = getattr(edges, call.func.id)
+        return estimator(**{k.arg: ast.literal_eval(k.value) for k in call.keywords})
+    except (SyntaxError, AttributeError, ValueError, TypeError):
+        raise ValueError(
+            f"the plan cuts in the equalised basis of {plan.model.edge!r}, which is not an estimator of spectrim.edges; "
+            "plan with basis='plain'"
+        ) from None
+
+
+def _by_layer(works: Iterable[_Work]) -> list[list[_Work]]:
+    groups: dict[int, list[_Work]] = {}
+    for work in works:
+        groups.setdefault(id(work.site.layer), []).append(work)
+    return list(groups.values())
+
+
+def _trim_module(model: nn.Module, plan: Plan, progress: Progress) -> Changes:
+    before = inventory(model, plan.model.fused)
+    sites = _check({site.name: site for site in before.sites}, plan)
+    edge = _edge_of(plan)
+    works = [_Work(sites[entry.name], entry, edge) for entry in progress(plan.touched)]
+    for group in _by_layer(works):
+        _apply(group[0].site.layer, group)
+    found = inventory(model, plan.model.fused)
+    after = {site.name: site for site in found.sites}
+    changes = tuple(work.verify(after[work.entry.name]) for work in works)
+    return Changes(changes, plan, before.params, found.params, before.bytes, found.bytes, model=model)
+
+
+def _trim_checkpoint(source: Checkpoint, plan: Plan, out: Path, progress: Progress) -> Changes:
+    found = inventory(source, plan.model.fused)
+    sites = _check({site.name: site for site in found.sites}, plan)
+    edge = _edge_of(plan)
+    layers, _ = layers_by_name(source, plan.model.fused)
+    place = {layer.name: source.infos[leading_tensor(source, layer)].shard for layer in layers}
+    by_shard: dict[str, list[Entry]] = {shard: [] for shard in source.shards}
+    for entry in plan.touched:
+        layer = sites[entry.name].layer
+        by_shard[place[layer.name]].append(entry)
+        if entry.action == "split":  # what a split replaces leaves its own file, whichever that is
+            source.edits |= {key: {} for key in stored_tensors(source, layer.name, layer.form)}
+    stream = iter(progress([entry for here in by_shard.values() for entry in here]))
+    changes: list[Change] = []
+    params = nbytes = 0
+    shards: dict[str, list[str]] = {}
+    with whole_folder(out) as folder:
+        copy_companions(source.folder, folder)
+        for shard, names in source.shards.items():
+            works = [_Work(sites[e.name], e, edge) for e in islice(stream, len(by_shard[shard]))]
+            for group in _by_layer(works):
+                _apply(group[0].site.layer, group)
+            tensors: dict[str, Tensor] = {}
+            for name in names:
+                if name in source.edits:
+                    tensors |= source.edits.pop(name)
+                elif name not in source.tied:
+                    tensors[name] = source.read(name)
+            changes += _verify_written(source, tensors, works, plan.model.fused)
+            file = folder / (shard if shard.endswith(".safetensors") else "model.safetensors")
+            write_tensors(tensors, file)
+            shards[file.name] = list(tensors)
+            params += sum(t.numel() for t in tensors.values())
+            nbytes += sum(t.numel() * t.element_size() for t in tensors.values())
+        next(stream, None)  # let a progress bar see the end
+        write_index(folder, shards, nbytes)
+        done = Changes(tuple(changes), plan, found.params, params, found.bytes, nbytes, out)
+        _write_record(folder, source.splits, done, (source.config.get("architectures") or [None])[0])
+    return done
+
+
+def _verify_written(source: Checkpoint, tensors: dict[str, Tensor], works: list[_Work], fused: str) -> list[Change]:
+    """Read the new tensors back by their own names and shapes, and hold them against the plan."""
+    new = {name: Info(tuple(t.shape), t.dtype, "") for name, t in tensors.items()}
+    splits = {
+        name: spec
+        for name, spec in source.splits.items()
+        if any(key in new for key in stored_tensors(replace(source, infos=new), name, spec["form"]))
+    }
+    written = replace(source, infos=source.infos | new, read=tensors.__getitem__, splits=splits, edits={})
+    after = {site.name: site for site in inventory(written, fused).sites} if works else {}
+    return [work.verify(after[work.entry.name]) for work in works]
+
+
+def _write_record(folder: Path, splits: dict, done: Changes, architecture: str | None) -> None:
+    record = {"plan": json.loads(done.plan.to_json()), "achieved": done.to_dict()}
+    write_structure(folder, splits, record, architecture)
+
+
+def save(model: nn.Module, out: str | os.PathLike, done: Changes) -> Path:
+    """Write a trimmed live model to a new folder; see output.py for what stands there."""
+    out = Path(out)
+    state, seen = {}, set()
+    for name, t in model.state_dict().items():
+        place = (t.data_ptr(), t.shape) if t.numel() else name
+        if place not in seen:  # tied weights are stored once
+            seen.add(place)
+            state[name] = t
+    architecture = None
+    with whole_folder(out) as folder:
+        config = getattr(model, "config", None)
+        if hasattr(config, "save_pretrained"):
+            import transformers
+
+            config.architectures = [type(model).__name__]
+            config.save_pretrained(folder)
+            if getattr(transformers, type(model).__name__, None) is type(model):
+                architecture = type(model).__name__
+        write_tensors(state, folder / "model.safetensors")
+        _write_record(folder, factored.describe(model), done, architecture)
+    return out
