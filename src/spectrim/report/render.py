@@ -17,6 +17,7 @@ from spectrim.report.summarise import summarise
 from spectrim.report.view import CELLS
 
 HERE = Path(__file__).parent
+SCRIPTS = ("theme", "spectra", "glance", "panel", "page")  # each needs those before it
 BARS = 24  # of the little histogram in a row of the table: half of them below the edge, half above
 
 
@@ -36,8 +37,7 @@ def render(summary: dict[str, Any]) -> str:
         r=summary,
         data=as_json(summary),
         style=Markup(_asset("report.css")),
-        charts=Markup(_asset("charts.js")),
-        page=Markup(_asset("page.js")),
+        code=Markup("\n".join(_asset(f"{name}.js") for name in SCRIPTS)),
         plotly=Markup(_plotly()),
     )
 
@@ -97,7 +97,8 @@ def sparkline(view: dict[str, Any] | None) -> dict[str, str] | None:
     """Returns two SVG paths, the bars of the bulk and those of the spikes, on a 0..100 x 0..24 canvas.
 
     The horizontal axis is that of the model's map, linear up to the edge and logarithmic above, so that the edge
-    stands in the middle of every row; what lies beyond e edges joins the last bar. Heights are square roots: a single spike must still be seen.
+    stands in the middle of every row; what lies beyond e edges joins the last bar. Heights are square roots: a single
+    spike must still be seen.
 
     Args:
         view: a view of a layer, or None.

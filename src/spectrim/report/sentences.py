@@ -56,7 +56,8 @@ def cards(summary: dict[str, Any]) -> list[dict[str, str]]:
     if p:
         goal = p["model_params"]
         if p["goal"] == "zeros":
-            out.append(_card("Zeros", percent(p["zero_share"]), f"{short(p['zeros'])} of the matrices’ entries", "plan"))
+            text = f"{short(p['zeros'])} of the matrices’ entries"
+            out.append(_card("Zeros", percent(p["zero_share"]), text, "plan"))
             of = percent(p["zeros"] / goal["before"]) if goal["before"] else MISSING
             out.append(_card("Zeros, whole model", of, "of all its parameters", "plan"))
         else:
@@ -94,7 +95,9 @@ def action(entry: dict[str, Any], rows: int, cols: int) -> str:
 
 def _plan_sentence(p: dict[str, Any]) -> str:
     if p["goal"] == "zeros":
-        return f"The plan sets {percent(p['zero_share'])} of their entries to zero, and every direction stays."
+        whole = p["model_params"]["before"]
+        of = f", {percent(p['zeros'] / whole)} of the whole model’s parameters" if whole else ""
+        return f"The plan sets {percent(p['zero_share'])} of their entries to zero{of}."
     kept, model = percent(p["params"]["share"]), percent(p["model_params"]["share"])
     text = f"The plan keeps {kept} of their parameters, {model} of the whole model’s"
     if p["spikes_cut"] is None:

@@ -174,7 +174,6 @@ def _plan(plan: Any, layers: list[dict[str, Any]]) -> dict[str, Any]:
     entries = [x["plan"] for x in layers if x["plan"]]
     goal, value = next(iter(plan.target.items())) if plan.target else (None, None)
     cut = [e["spikes_cut"] for e in entries if e["spikes_cut"] is not None]
-    numbers = sum(x["plan"]["params_before"] or 0 for x in layers if x["plan"])
     zeros = sum(e["zeros"] or 0 for e in entries)
 
     def both(key: str) -> dict[str, Any]:
@@ -198,7 +197,7 @@ def _plan(plan: Any, layers: list[dict[str, Any]]) -> dict[str, Any]:
         "bytes": both("bytes"),
         "macs": both("macs"),
         "zeros": zeros,
-        "zero_share": number(zeros / numbers) if zeros and numbers else None,
+        "zero_share": number(zeros / plan.params_before) if goal == "zeros" and plan.params_before else None,
         "actions": dict(Counter(e["action"] for e in entries)),
         "spikes_cut": sum(cut) if cut else None,
         "notes": [str(n) for n in plan.notes or ()],

@@ -35,6 +35,9 @@ def view(spectrum: Any, fit: Any, rank: int | None = None) -> dict[str, Any]:
         >>> shown = view(s, Record(sigma=0.5, edge=2.0, edge_interval=None, misfit=None, spikes=1, method="Known"))
         >>> shown["spikes"], shown["spike_values"], shown["bulk_share"]
         (1, [5.0], 0.75)
+
+    References:
+        V. A. Marchenko and L. A. Pastur, Math. USSR-Sb. 1 (1967) 457, eq. (1.14), with s = sqrt(m x).
     """
     s = np.asarray(spectrum.s, np.float64)
     p, n = int(spectrum.p), int(spectrum.n)
@@ -68,8 +71,8 @@ def view(spectrum: Any, fit: Any, rank: int | None = None) -> dict[str, Any]:
         "kept": _kept(s, energy, k, rank),
         "map": columns(s, edge),
     }
-    if sigma and 0 < k + 1 < min(s.size, p):
-        m, left = n - k, p - k
+    m, left = n - k, p - k
+    if sigma and left > 1 and s.size == p:  # a law for what is left needs all of what is left
         law = MarchenkoPastur(left / m, sigma)
         low, high = sqrt(m * law.lower), sqrt(m * law.upper)
         # Nodes crowd at both ends, where the density rises and falls like a square root; the ends themselves are

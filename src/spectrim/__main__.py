@@ -1,0 +1,5 @@
+"""`python -m spectrim`."""
+
+from .cli import main
+
+main()

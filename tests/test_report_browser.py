@@ -1,0 +1,262 @@
+"""The page in a real browser: what is asked for, what is drawn, what a click does."""
+
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from spectrim import Bema, NoiseFit, Reading, Spectrum, Survey
+from spectrim.planted import noise
+from spectrim.report import write_html
+
+pytestmark = pytest.mark.browser
+
+SPIKES = {"net.block.0.fc": 3, "net.block.0.proj": 7, "net.block.1.fc": 0, "net.block.1.<script>boom()</script>": 5}
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
+
+
+def chromium():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for path in map(shutil.which, names) if path), None)
+    if found is None:
+        problem = "no Chromium to open the report in: apt-get install chromium"
+        if os.environ.get("SPECTRIM_REQUIRE_BROWSER") == "1":
+            pytest.fail(problem)
+        pytest.skip(problem)
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        running = play.chromium.launch(executable_path=path, args=FLAGS)
+        yield running
+        running.close()
+
+
+def planted(name, index, spikes):
+    """A reading whose number of spikes is known: the top values are put at 1.5 edges and up, far from the noise."""
+    p, n = 60, 90 + 10 * index
+    s = np.linalg.svd(noise(p, n, generator=np.random.default_rng(index)), compute_uv=False)
+    edge = np.sqrt(n) + np.sqrt(p) + 1.0
+    known = {}
+    for key, fit_key, k, even in (("spectrum", "fit", spikes, True), ("plain_spectrum", "plain", spikes + 2, False)):
+        values = np.concatenate([edge * (1.5 + 0.1 * np.arange(k)), s[k:]])
+        known[key] = Spectrum(values, p, n, equalised=even)
+        known[fit_key] = NoiseFit(1.0, edge, (edge - 0.2, edge + 0.2), 0.01 * (index + 1), k, repr(Bema()))
+    return Reading(name, "linear", p, n, params=p * n, **known)
+
+
+@pytest.fixture(scope="module")
+def survey():
+    readings = [planted(name, i, k) for i, (name, k) in enumerate(SPIKES.items())]
+    readings.append(Reading("net.bad", "linear", 8, 9, params=72, note="3 of 72 entries are not finite"))
+    readings.append(Reading("net.emb", "embedding", 50, 8, params=400, skipped=True, note="an embedding is looked up"))
+    return Survey("net", tuple(readings), 30_000, 120_000, repr(Bema()), True, 0.1)
+
+
+class Opened:
+    """A page that has come to rest, with all that it said and asked for meanwhile."""
+
+    def __init__(self, browser, path, **context):
+        self.context = browser.new_context(viewport={"width": 1400, "height": 900}, **context)
+        self.page = self.context.new_page()
+        self.messages, self.requests = [], []
+        self.page.on("console", lambda m: self.messages.append(f"{m.type}: {m.text}"))
+        self.page.on("pageerror", lambda e: self.messages.append(f"error: {e}"))
+        self.page.on("request", lambda r: self.requests.append(r.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("body[data-ready=yes]", timeout=30_000)
+
+    def panel(self, index, basis="equalised", tab="spectrum"):
+        """Waits until the chart of the panel shows what it should."""
+        self.page.wait_for_selector(f'#p-chart[data-drawn="{index}:{basis}:{tab}"]', timeout=10_000)
+
+    def spikes_drawn(self):
+        """How many marks of the trace "spikes" stand in the chart with a size of their own."""
+        return self.page.evaluate(
+            """() => {
+                const chart = document.getElementById("p-chart"), i = chart.data.findIndex((t) => t.name === "spikes");
+                const trace = chart.querySelector(`.scatterlayer .trace${chart._fullData[i].uid}`);
+                const marks = trace ? trace.querySelectorAll(".points path") : [];
+                return Array.from(marks).filter((m) => m.getBoundingClientRect().width > 1).length;
+            }"""
+        )
+
+    def column(self, header):
+        """The texts of one column of the table, in the order shown."""
+        return self.page.evaluate(
+            """(header) => {
+                const cells = Array.from(document.querySelectorAll("#table thead th"));
+                const i = cells.findIndex((c) => c.textContent === header);
+                const rows = Array.from(document.querySelectorAll("#table tbody tr")).filter((r) => !r.hidden);
+                return rows.map((r) => r.children[i].textContent.trim());
+            }""",
+            header,
+        )
+
+    def names(self):
+        page = self.page
+        return page.eval_on_selector_all("#table tbody tr:not([hidden]) th", "all => all.map((x) => x.title)")
+
+    def assert_quiet(self):
+        assert self.messages == []
+        others = [url for url in self.requests if not url.startswith(("file://", "data:", "blob:"))]
+        assert others == []
+        assert len([url for url in self.requests if url.startswith("file://")]) == 1
+
+
+@pytest.fixture(scope="module")
+def path(survey, tmp_path_factory):
+    import spectrim
+
+    plan = spectrim.plan(survey, params=0.5)
+    audit = {"before": {"params": 30_000, "bytes": 120_000}, "after": {"params": 18_000, "bytes": 72_000}}
+    return write_html(tmp_path_factory.mktemp("report") / "net.html", survey=survey, plan=plan, audit=audit)
+
+
+@pytest.fixture
+def opened(browser, path):
+    page = Opened(browser, path)
+    yield page
+    page.assert_quiet()
+    page.context.close()
+
+
+def assert_drawn(page, selector):
+    """Every mark that the selector finds has an area, and there is at least one."""
+    boxes = page.eval_on_selector_all(
+        selector, "all => all.map((x) => { const b = x.getBoundingClientRect(); return [b.width, b.height]; })"
+    )
+    assert boxes and all(w > 0 and h > 0 for w, h in boxes), (selector, boxes[:5])
+
+
+def test_a_click_on_a_row_draws_its_spectrum(opened, tmp_path):
+    page = opened.page
+    for index, (name, spikes) in enumerate(SPIKES.items()):
+        page.click(f'#table tr[data-index="{index}"]')
+        opened.panel(index)
+        assert page.inner_text("#p-name") == name
+        assert page.get_attribute(f'#table tr[data-index="{index}"]', "aria-current") == "true"
+        assert_drawn(page, "#p-chart .scatterlayer .js-line")  # the law
+        assert opened.spikes_drawn() == spikes
+        bars = page.eval_on_selector_all("#p-chart .barlayer .point path", "all => all.length")
+        assert bars >= 6
+    page.screenshot(path=tmp_path / "report.png")
+    assert (tmp_path / "report.png").stat().st_size > 30_000
+
+
+def test_the_model_at_a_glance_is_drawn_and_opens_a_layer(opened):
+    page = opened.page
+    assert_drawn(page, "#glance .heatmaplayer image")
+    box = page.locator("#glance .xy .nsewdrag, #glance .nsewdrag").first.bounding_box()
+    # The third of five columns.
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.8)
+    page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.8)
+    opened.panel(2)
+    page.click('[data-order="role"]')
+    page.wait_for_function("document.querySelector('#glance').order.join() === '0,2,1,3,4'")
+
+
+def test_plain_and_scree_show_the_other_figures(opened):
+    page = opened.page
+    page.click('#table tr[data-index="1"]')
+    opened.panel(1)
+    page.click('#p-views [data-key="plain"]')
+    opened.panel(1, "plain")
+    assert opened.spikes_drawn() == SPIKES["net.block.0.proj"] + 2
+    page.click("#tab-scree")
+    opened.panel(1, "plain", "scree")
+    assert opened.spikes_drawn() == SPIKES["net.block.0.proj"] + 2
+    assert page.get_attribute("#tab-scree", "aria-selected") == "true"
+    page.click('#p-views [data-key="equalised"]')
+    opened.panel(1, "equalised", "scree")
+    assert opened.spikes_drawn() == SPIKES["net.block.0.proj"]
+
+
+def test_the_table_sorts_and_filters(opened):
+    page = opened.page
+    page.click("#p-close")  # the wide table has all columns
+    page.click('[data-sort="spikes"]')
+    assert opened.column("Spikes") == ["7", "5", "3", "0", "–"]
+    assert page.get_attribute("th:has([data-sort=spikes])", "aria-sort") == "descending"
+    page.click('[data-sort="spikes"]')
+    assert opened.column("Spikes") == ["0", "3", "5", "7", "–"]  # what has no figure stays last
+    assert page.get_attribute("th:has([data-sort=spikes])", "aria-sort") == "ascending"
+    assert page.get_attribute("th.name[aria-sort]", "aria-sort") == "none"
+    page.fill("#filter", "BLOCK.0")
+    assert sorted(opened.names()) == ["net.block.0.fc", "net.block.0.proj"]
+    assert page.inner_text("#shown") == "2 of 5 matrices"
+
+
+def test_the_keyboard_is_enough(opened):
+    page = opened.page
+    page.click("#p-close")
+    page.focus('#table tr[tabindex="0"]')
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    opened.panel(1)
+    page.keyboard.press("ArrowDown")
+    opened.panel(2)
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#panel")
+    assert page.evaluate("document.activeElement.dataset.index") == "2"
+
+
+def test_a_matrix_without_a_verdict_opens_with_its_reason(opened):
+    page = opened.page
+    page.click('#table tr[data-index="4"]')
+    page.wait_for_function("document.querySelector('#p-name').textContent === 'net.bad'")
+    assert "not finite" in page.inner_text("#p-notes")
+    assert not page.is_visible("#p-chart")
+    page.click(".skipped summary")
+    assert page.is_visible("text=an embedding is looked up")
+
+
+def test_charts_follow_light_and_dark(browser, path):
+    ink = {}
+    for scheme in ("light", "dark"):
+        page = Opened(browser, path, color_scheme=scheme)
+        index = page.page.get_attribute("#table tr[aria-current=true]", "data-index")
+        page.panel(int(index))
+        ink[scheme] = page.page.evaluate("getComputedStyle(document.querySelector('#p-chart .js-line')).stroke")
+        assert page.page.evaluate("document.documentElement.dataset.theme") == scheme
+        page.page.click("#theme")
+        assert page.page.evaluate("document.documentElement.dataset.theme") != scheme
+        page.assert_quiet()
+        page.context.close()
+    assert ink["light"] != ink["dark"]
+    assert all(re.match(r"rgb", color) for color in ink.values())
+
+
+def test_a_phone_sees_the_table_and_opens_a_layer_over_it(browser, path):
+    opened = Opened(browser, path)
+    page = opened.page
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.reload()
+    page.wait_for_selector("body[data-ready=yes]")
+    assert not page.is_visible("#panel")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420  # wide tables scroll in themselves
+    page.click('#table tr[data-index="1"]')
+    opened.panel(1)
+    assert page.locator("#panel").bounding_box()["width"] == 420
+    assert opened.messages == []
+    opened.context.close()
+
+
+def test_the_checks_above_can_fail(browser, path, tmp_path):
+    """A page that asks for something and breaks is noticed: else the quiet of the others would mean nothing."""
+    broken = tmp_path / "broken.html"
+    page = path.read_text().replace("default-src 'none';", "default-src *;").replace("img-src data:", "img-src *")
+    broken.write_text(page.replace("</h1>", '</h1><img src="http://127.0.0.1:9/x.png">', 1))
+    opened = Opened(browser, broken)
+    with pytest.raises(AssertionError):
+        opened.assert_quiet()
+    assert any(url.startswith("http:") for url in opened.requests)
+    opened.context.close()
