@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
+from .plan import Plan
+
 
 def weigh(model: nn.Module) -> dict:
     """Return {"params", "bytes"}: numbers stored and the memory they take, tied weights once."""
@@ -17,7 +19,7 @@ def weigh(model: nn.Module) -> dict:
 
 
 def multiply_adds(call: Callable[[], object]) -> int:
-    """Return the multiply-adds of one call, as torch's own counter sees them (half of its floating-point operations)."""
+    """Return the multiply-adds of one call, as torch's own counter sees them (half its operations)."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -75,3 +77,40 @@ def audit(models: Mapping[str, nn.Module], call: Callable[[nn.Module], object], 
             "note": f"median of {repeats} rounds, models in turn",
         }
     return found
+
+
+def matrices_latency(plan: Plan, repeats: int = 7, work: float = 2e11) -> dict[str, dict]:
+    """Return {"before", "after"}: the measured time of the plan's matrices alone, as dense products and as planned.
+
+    For a checkpoint whose model class is not at hand. Every matrix is multiplied with random inputs, as one product
+    or as two, in turn; the times of all matrices add up. What else a model does is not in it.
+
+    Args:
+        plan: tells the shapes and ranks.
+        repeats: rounds; the median is taken matrix by matrix.
+        work: multiply-adds spent on it altogether, at most; it sets the batch.
+    """
+    total = sum(e.macs_before for e in plan.entries)
+    batch = int(max(1, min(256, work / (2 * total * (repeats + 1)))))
+    generator = torch.Generator().manual_seed(0)
+    sums = {"before": 0.0, "after": 0.0}
+    known: dict[tuple, dict[str, float]] = {}
+    for e in plan.entries:
+        shape = (e.rows, e.cols, e.rank if e.action == "split" else None)
+        if shape not in known:
+            x, W = (torch.randn(size, e.cols, generator=generator) for size in (batch, e.rows))
+            calls = {"before": lambda x=x, W=W: x @ W.T}
+            if shape[2]:
+                right, left = (torch.randn(*size, generator=generator) for size in ((e.rank, e.cols), (e.rows, e.rank)))
+                calls["after"] = lambda x=x, left=left, right=right: (x @ right.T) @ left.T
+            spent = {name: statistics.median(times) for name, times in latencies(calls, repeats, warmup=1).items()}
+            known[shape] = {"after": spent["before"], **spent}
+        for name in sums:
+            sums[name] += known[shape][name]
+    conditions = {
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "batch": f"{batch} random inputs a matrix",
+        "note": "latency: the matrices of the plan alone, measured one by one; the rest of the model is not in it",
+    }
+    return {name: {"latency_ms": value, **conditions} for name, value in sums.items()}

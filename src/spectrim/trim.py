@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from . import edges, factored
 from .checkpoint import Checkpoint, Info, copy_companions, whole_folder, write_index, write_tensors
-from .linalg import equalize
+from .linalg import Equalised, Factors, equalize
 from .names import layers_by_name, leading_tensor, stored_tensors
 from .output import write_structure
 from .plan import Entry, Plan
@@ -24,8 +24,8 @@ from .sites import Layer, Site
 from .steps import smallest_to_zero, truncate
 from .survey import Edge, Model, fingerprint, inventory, open_model
 
-# How far the error that was achieved may lie from the one that was planned: rounding to the stored dtype comes on top.
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+# How far rounding to the stored dtype may move the relative error of a cut.
+ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 Progress = Callable[[Iterable[Entry]], Iterable[Entry]]
 
 
@@ -88,8 +88,8 @@ class Changes:
     def save(self, out: str | os.PathLike) -> Path:
         """Write the trimmed live model to a new folder and return its path; see output.py for what stands there.
 
-        A transformers model is written so that its Auto class loads it. Any other loads with `modeling_spectrim.load(Model(),
-        out)`, or as ever where nothing was split.
+        A transformers model is written so that its Auto class loads it. Any other loads with
+        `modeling_spectrim.load(Model(), out)`, or as ever where nothing was split.
         """
         if self.model is None:
             raise ValueError("this trim wrote its folder already, or was undone; only a live model is saved here")
@@ -105,9 +105,9 @@ def trim(
 ) -> Changes:
     """Return the `Changes` that carry out `plan`: on a live module in place, on a checkpoint into the new folder `out`.
 
-    Everything is checked first: that each matrix the plan touches is there and is the one that it was made for. What was
-    achieved is then held against the plan: ranks, parameters, zeros, error. RuntimeError if they differ; with a checkpoint
-    nothing is left behind then.
+    Everything is checked first: that each matrix the plan touches is there and is the one that it was made for. What
+    was achieved is then held against the plan: ranks, parameters, zeros, error. RuntimeError if they differ; with a
+    checkpoint nothing is left behind then.
 
     Args:
         model: what `survey` takes.
@@ -158,53 +158,65 @@ def _check(sites: dict[str, Site], plan: Plan) -> dict[str, Site]:
 
 
 class _Work:
-    """One matrix cut as its entry says: `piece` is what the layer takes, `W` what was there."""
+    """One matrix cut as its entry says, and held against it before anything is written.
+
+    `piece` is what the layer takes: two halves, or a dense matrix; `W` what was there.
+    """
 
     def __init__(self, site: Site, entry: Entry, edge: Edge | None):
         start = time.perf_counter()
         self.site, self.entry = site, entry
         self.W = site.get().clone()
-        self.scales = equalize(self.W, edge=edge) if entry.basis == "equalised" and entry.rank else None
         if entry.action == "zeros":
             self.piece: Tensor | tuple[Tensor, Tensor] = smallest_to_zero(self.W, entry.zeros)
+            self.error = _norm(self.W - self.piece, None) / _norm(self.W, None)
         else:
-            factors = truncate(self.W, entry.rank, self.scales)
-            self.piece = factors.split() if entry.action == "split" else factors.dense()
-            if isinstance(self.piece, tuple):
-                self.piece = tuple(half.to(self.W.dtype).contiguous() for half in self.piece)
+            scales = equalize(self.W, edge=edge) if entry.basis == "equalised" else None
+            factors = truncate(self.W, entry.rank, scales)
+            dtype = self.W.dtype
+            if entry.action == "split":
+                self.piece = tuple(half.to(dtype).contiguous() for half in factors.split())
             else:
-                self.piece = self.piece.to(self.W.dtype)
+                self.piece = factors.dense().to(dtype)
+            self._check(factors, scales)
         self.seconds = time.perf_counter() - start
+
+    def _check(self, factors: Factors, scales: Equalised | None) -> None:
+        """As stored, the cut costs what the singular values that are gone amount to; RuntimeError where it does not."""
+        left, right = self.piece if isinstance(self.piece, tuple) else (self.piece, None)
+        new = left.to(torch.float64) if right is None else left.to(torch.float64) @ right.to(torch.float64)
+        whole = _norm(self.W, scales)
+        expected = max(0.0, 1 - float(factors.s.square().sum()) / whole**2) ** 0.5
+        seen = _norm(self.W.to(torch.float64) - new, scales) / whole
+        slack = ROUNDING[self.W.dtype]
+        if not abs(seen - expected) <= slack * (1 + 1 / max(expected, slack) ** 0.5):
+            raise self._differs(f"its relative error is {seen:.5f} where the cut costs {expected:.5f}")
+        self.error = _norm(self.W.to(torch.float64) - new, None) / _norm(self.W, None)
+
+    def _differs(self, what: str) -> RuntimeError:
+        return RuntimeError(f"{self.entry.name}: what was achieved is not what was planned: {what}")
 
     def verify(self, after: Site) -> Change:
         """Hold what now stands in the model against the entry; RuntimeError where they differ."""
-        e, new = self.entry, after.get()
-        problems = []
-        if not torch.isfinite(new).all():
-            problems.append("its entries are not all finite")
-        zeros = None
+        e, new, zeros = self.entry, after.get(), None
         if e.action == "split":
             if after.pair_rank != e.rank or after.params != e.rank * (e.rows + e.cols):
-                problems.append(
-                    f"it stores {after.params} numbers at inner size {after.pair_rank}, planned rank {e.rank}"
-                )
-        elif e.action == "zeros":
+                raise self._differs(f"{after.params} numbers are stored at inner size {after.pair_rank}, not {e.rank}")
+            if not all(torch.equal(a, b) for a, b in zip(after.layer.factors(after.part), self.piece, strict=True)):
+                raise self._differs("its halves are not the ones that were computed")
+        elif not torch.equal(new, self.piece):
+            raise self._differs("its entries are not the ones that were computed")
+        if e.action == "zeros":
             zeros = int((new == 0).sum())
             if zeros != max(e.zeros, int((self.W == 0).sum())):
-                problems.append(f"{zeros} entries are zero, {e.zeros} were planned")
-        W, new = self.W.to(torch.float64), new.to(torch.float64)
-        error = float(torch.linalg.norm(W - new) / torch.linalg.norm(W))
-        if e.damage is not None:
-            seen = error
-            if self.scales is not None:
-                even = self.scales.apply
-                seen = float(torch.linalg.norm(even(W - new)) / torch.linalg.norm(even(W)))
-            slack = TOLERANCE.get(self.W.dtype, 1e-4)
-            if abs(seen - e.damage) > slack * (1 + 1 / max(e.damage, slack) ** 0.5):
-                problems.append(f"its relative error is {seen:.5f}, {e.damage:.5f} was planned")
-        if problems:
-            raise RuntimeError(f"{e.name}: what was achieved is not what was planned: {'; '.join(problems)}")
-        return Change(e.name, e.action, e.rank, e.params_before, after.params, zeros, error, round(self.seconds, 4))
+                raise self._differs(f"{zeros} entries are zero, {e.zeros} were planned")
+        return Change(
+            e.name, e.action, e.rank, e.params_before, after.params, zeros, self.error, round(self.seconds, 4)
+        )
+
+
+def _norm(W: Tensor, scales: Equalised | None) -> float:
+    return float(torch.linalg.norm(W.to(torch.float64) if scales is None else scales.apply(W)))
 
 
 def _apply(layer: Layer, works: list[_Work]) -> None:
@@ -225,7 +237,7 @@ def _edge_of(plan: Plan) -> Edge | None:
         return estimator(**{k.arg: ast.literal_eval(k.value) for k in call.keywords})
     except (SyntaxError, AttributeError, ValueError, TypeError):
         raise ValueError(
-            f"the plan cuts in the equalised basis of {plan.model.edge!r}, which is not an estimator of spectrim.edges; "
+            f"the plan cuts in the equalised basis of {plan.model.edge!r}, which is no estimator of spectrim.edges: "
             "plan with basis='plain'"
         ) from None
 

@@ -1,0 +1,70 @@
+"""What the documents say is run: python blocks, commands, links, and the figures that are kept in result files."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shared: dict = {}
+    for code in blocks(page, "python"):
+        exec(compile(code, str(page), "exec"), shared)
+
+
+def test_the_quick_start_leaves_what_it_promises(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(ROOT / "README.md", "python")
+    shared: dict = {}
+    exec(compile(code, "README.md", "exec"), shared)
+    assert (tmp_path / "model.html").stat().st_size > 1_000_000
+    assert {"model.safetensors", "spectrim.json", "modeling_spectrim.py"} <= {f.name for f in Path("smaller").iterdir()}
+    plan, done = shared["plan"], shared["done"]
+    assert plan.params_after <= 0.5 * plan.params_before
+    assert done.params_after == plan.model_params_after
+
+
+def test_every_command_of_the_documents_exists():
+    shown = subprocess.run([sys.executable, "-m", "spectrim", "--help"], capture_output=True, text=True, check=True)
+    named = {
+        m
+        for page in PAGES
+        for m in re.findall(r"\bspectrim\s+(survey|plan|trim|undo|edges|sweep|demo)\b", page.read_text())
+    }
+    assert {"survey", "plan", "trim"} <= named
+    for command in named:
+        assert re.search(rf"\b{command}\b", shown.stdout), (
+            f"the documents speak of `spectrim {command}`, which is not there"
+        )
+
+
+def test_every_command_is_documented():
+    shown = subprocess.run([sys.executable, "-m", "spectrim", "--help"], capture_output=True, text=True, check=True)
+    commands = set(re.findall(r"^[│ ]+(survey|plan|trim|demo)\b", shown.stdout, flags=re.MULTILINE))
+    readme = (ROOT / "README.md").read_text()
+    assert commands
+    assert all(re.search(rf"(spectrim|make)\s+{command}\b", readme) for command in commands)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_make_targets_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make ([\w-]+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
