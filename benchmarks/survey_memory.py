@@ -1,9 +1,9 @@
-"""Peak memory of `spectrim survey` on a folder of eight 4096 x 4096 float32 matrices and an embedding as large as all of them.
+"""Peak memory of a survey of eight 4096 x 4096 float32 matrices, beside an embedding as large as all of them.
 
     python benchmarks/survey_memory.py --side 4096 --output benchmarks/results/survey_memory.json
 
-The survey runs in a process of its own. Quoted is its peak resident memory less what it held after the imports, in units
-of one matrix (64 MiB at side 4096). The mapped pages of a file count as resident, so they are part of the figure.
+The survey runs in a process of its own. Quoted is its peak resident memory less what it held after the imports, in
+units of one matrix (64 MiB at side 4096). The mapped pages of a file count as resident, so they are in the figure.
 """
 
 import argparse
@@ -24,7 +24,8 @@ torch.linalg.eigvalsh(torch.eye(64, dtype=torch.float64))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = spectrim.survey(sys.argv[1])
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"before_mib": before / 1024, "peak_mib": after / 1024, "matrices": len(found.fitted), "seconds": found.seconds}))
+figures = {"before_mib": before / 1024, "peak_mib": after / 1024}
+print(json.dumps(figures | {"matrices": len(found.fitted), "seconds": found.seconds}))
 """
 
 

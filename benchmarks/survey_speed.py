@@ -76,7 +76,8 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.St
     matrices = work()
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"seconds": seconds, "matrices": matrices, "params": params, "peak_mib": peak / 1024, "before_mib": before / 1024}))
+figures = {"seconds": seconds, "matrices": matrices, "params": params}
+print(json.dumps(figures | {"peak_mib": peak / 1024, "before_mib": before / 1024}))
 """
 
 

@@ -21,7 +21,7 @@ from spectrim.spectrum import NoiseFit, Spectrum
 
 Matrix: TypeAlias = "torch.Tensor | NDArray[np.floating]"
 
-BLOCK = 1 << 21  # entries of a float64 block, 16 MiB: long enough for the matrix product, small beside W
+BLOCK = 1 << 20  # entries of a float64 block, 8 MiB: long enough for the matrix product, small beside W
 STRIPES = 4  # of the Gram matrix; only blocks on and under the diagonal are formed, 5/8 of the work
 SWEEPS = 100  # of the equalisation; about five are needed, and more than a hundred only with many structural zeros
 ROUNDS = 3  # of taking spikes out and evening the rest; one does nearly all of the work, and the count then stands
@@ -245,12 +245,11 @@ def read_equalised(
         B. Landa and Y. Kluger, arXiv 2103.13840, Algorithm 1, for the first reading; docs/equalisation.md for the rest.
     """
     scaling = _Scaling(_tensor(W), tol)
-    spectrum, gram = scaling.read(notes)
+    spectrum = scaling.read(notes)
     spikes = _count(edge, spectrum)
     while spikes and scaling.rounds < ROUNDS:
-        scaling.even_out_rest(gram, spikes, notes)
-        del gram  # before the next one is built: at 4096 x 4096 it weighs twice the float32 matrix
-        spectrum, gram = scaling.read(notes)
+        scaling.even_out_rest(spikes, notes)
+        spectrum = scaling.read(notes)
         spikes, before = _count(edge, spectrum), spikes
         if spikes == before:
             break
@@ -292,23 +291,24 @@ class _Scaling:
             scales.append(full)
         return Equalised(*scales, self.zero_rows, self.zero_cols, self.uneven, self.rounds)
 
-    def read(self, notes: list[str] | None) -> tuple[Spectrum, torch.Tensor]:
-        gram = _gram(self.W, self.r, self.c)
+    def read(self, notes: list[str] | None) -> Spectrum:
+        self.gram = gram = _gram(self.W, self.r, self.c)
         if self.rounds:  # the first scales keep the norm as they come
             gain = self.energy / float(gram.diagonal().sum())
             gram *= gain
             self.r = self.r * gain**0.5
-        return Spectrum(_values(gram, self.W, self.r, self.c, notes), *self.W.shape, equalised=True), gram
+        return Spectrum(_values(gram, self.W, self.r, self.c, notes), *self.W.shape, equalised=True)
 
-    def even_out_rest(self, gram: torch.Tensor, spikes: int, notes: list[str] | None) -> None:
+    def even_out_rest(self, spikes: int, notes: list[str] | None) -> None:
         """Finds the scales that even out what is left of W~ when its `spikes` largest values are taken out."""
         turned = self.W.shape[0] > self.W.shape[1]
         W, r, c = (self.W.T, self.c, self.r) if turned else (self.W, self.r, self.c)
         p, n = W.shape
-        U = _top_vectors(gram, spikes, notes)
+        U = _top_vectors(self.gram, spikes, notes)
+        del self.gram  # spent, and at float32 it weighs twice the matrix
         seen = torch.empty(spikes, n, dtype=torch.float64, device=W.device)  # diag(s) Vh of the spikes
         rest = torch.empty(p, n, dtype=torch.float32 if W.dtype != torch.float64 else torch.float64, device=W.device)
-        for part in _parts(p, n):
+        for part in _parts(p, n, BLOCK // 4):
             block = r[:, None] * W[:, part].to(torch.float64) * c[part]
             seen[:, part] = U.T @ block
             rest[:, part] = block.addmm_(U, seen[:, part], alpha=-1).square_().to(rest.dtype)
@@ -374,8 +374,8 @@ def _sinkhorn(squares: torch.Tensor, tol: float) -> tuple[torch.Tensor, torch.Te
     return r, c, uneven
 
 
-def _parts(p: int, n: int) -> list[slice]:
-    width = max(1, BLOCK // p)
+def _parts(p: int, n: int, entries: int = BLOCK) -> list[slice]:
+    width = max(1, entries // p)
     return [slice(start, start + width) for start in range(0, n, width)]
 
 

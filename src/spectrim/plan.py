@@ -228,6 +228,7 @@ class _Candidate(NamedTuple):
     reading: Reading
     s: np.ndarray  # singular values in the basis of the plan
     spikes: int
+    weight: float  # what the whole of this matrix counts beside the others: rows cols, so that an entry counts alike
 
     @property
     def side(self) -> int:
@@ -262,13 +263,13 @@ def _candidates(found: Survey, basis: Basis) -> list[_Candidate]:
         if r.splittable:
             plain = basis == "plain" and r.plain_spectrum is not None
             spectrum, fit = (r.plain_spectrum, r.plain) if plain else (r.spectrum, r.fit)
-            chosen.append(_Candidate(r, spectrum.s, fit.spikes))
+            chosen.append(_Candidate(r, spectrum.s, fit.spikes, r.rows * r.cols))
     return chosen
 
 
 def _damages(c: _Candidate) -> np.ndarray:
-    """rows cols ||W - W_k||^2 / ||W||^2 for k = 0 .. p: the squared error in units of the mean square of an entry."""
-    energy = c.reading.rows * c.reading.cols * c.s**2 / np.sum(c.s**2)
+    """weight ||W - W_k||^2 / ||W||^2 for k = 0 .. p."""
+    energy = c.weight * c.s**2 / np.sum(c.s**2)
     return np.concatenate([np.cumsum(energy[::-1])[::-1], [0.0]])
 
 

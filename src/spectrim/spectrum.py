@@ -106,7 +106,7 @@ class Spectrum:
             >>> plain = Spectrum(np.ones(400), 400, 400)
             >>> even = Spectrum(np.ones(400), 400, 400, equalised=True)
             >>> round(plain.noise_edge(0.1), 3), round(even.noise_edge(0.1), 3)
-            (40.104, 39.904)
+            (40.104, 39.907)
 
         References:
             `laws.top_eigenvalue`, and `laws.evened` where the matrix was equalised.
@@ -124,7 +124,7 @@ class Spectrum:
 
         Example:
             >>> Spectrum(np.ones(3), 3, 3).noise_quantiles().round(3).tolist()
-            [0.069, 0.653, 2.281]
+            [0.069, 0.653, 2.097]
 
         References:
             `laws.MarchenkoPastur`, and `laws.evened` where the matrix was equalised.

@@ -19,8 +19,8 @@ class Median:
         edge = sigma sqrt(n top_eigenvalue(p, n, beta))
 
     False-spike rate on pure noise: beta to 1.5 beta (measured: .09 to .15 at beta = .1), for one order statistic gives
-    a sigma that wobbles more than the top of the noise. Signal moves the median up by its share of the values, and the edge with it:
-    K spikes raise sigma**2 as if the median were the level 1/2 + K / 2p of the noise.
+    a sigma that wobbles more than the top of the noise. Signal moves the median up by its share of the values, and the
+    edge with it: K spikes raise sigma**2 as if the median were the level 1/2 + K / 2p of the noise.
 
     Args:
         beta: upper-tail probability in (0, 1).

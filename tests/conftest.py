@@ -1,0 +1,6 @@
+"""Settings that hold for every test: nothing is fetched, and runs can be repeated."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,281 @@
+"""The laws that every edge estimator obeys, in one parametrised suite, and what each member promises beside them."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+
+from spectrim.edges import Bema, Known, Median
+from spectrim.laws import TracyWidom, top_eigenvalue
+from spectrim.linalg import read_equalised, read_spectrum, singular_values
+from spectrim.planted import critical, noise, planted, scales
+from spectrim.spectrum import NoiseFit, Spectrum
+
+# Each member as a function of the standard deviation of the noise, which only `Known` is told.
+MEMBERS = {
+    "known": lambda sigma: Known(sigma, beta=0.1),
+    "median": lambda sigma: Median(beta=0.1),
+    "bema": lambda sigma: Bema(alpha=0.2, beta=0.1),
+    "bema wide": lambda sigma: Bema(alpha=0.05, beta=0.1),
+}
+WAYS = ("plain", "equalised")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Thousands of small decompositions: a second thread would only wait for the first, and for its neighbours."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=MEMBERS)
+def member(request):
+    return MEMBERS[request.param]
+
+
+@pytest.fixture(params=WAYS)
+def read(request):
+    return lambda W: read_spectrum(W, equalize=request.param == "equalised")
+
+
+@cache
+def uneven():
+    """Twelve strong spikes in noise whose rows and columns differ; read-only."""
+    made = planted(
+        60, 90, np.linspace(3, 9, 12) * critical(60, 90), row_log_sd=0.2, col_log_sd=0.2,
+        generator=np.random.default_rng(11),
+    )  # fmt: skip
+    made.W.setflags(write=False)
+    return made.W
+
+
+@cache
+def noise_spectra(p: int, n: int, draws: int, way: str) -> list[Spectrum]:
+    """Gaussian noise of standard deviation one; "equalised" gives it uneven rows and columns first, of log-sd .3."""
+    generator, found = np.random.default_rng([p, n, draws]), []
+    for _ in range(draws):
+        N = noise(p, n, generator=generator)
+        if way == "plain":
+            found.append(read_spectrum(N))
+            continue
+        W = scales(p, 0.3, generator=generator)[:, None] * N * scales(n, 0.3, generator=generator)
+        # Brought back to the norm of N, so that sigma is one for `Known` as well.
+        even = read_equalised(W, Bema())[0]
+        found.append(replace(even, s=even.s * np.linalg.norm(N) / np.linalg.norm(W)))
+    return found
+
+
+def assert_same(first: NoiseFit, second: NoiseFit, factor: float = 1.0, rel: float = 1e-9) -> None:
+    """The second verdict is the first in a unit `factor` times smaller; rel allows for rounding in float32 squares."""
+    assert second.sigma == pytest.approx(factor * first.sigma, rel=rel)
+    assert second.edge == pytest.approx(factor * first.edge, rel=rel)
+    assert second.spikes == first.spikes
+    if first.misfit is not None:
+        assert second.misfit == pytest.approx(first.misfit, abs=1e-6)
+    if first.edge_interval is not None:
+        assert second.edge_interval == pytest.approx(tuple(factor * v for v in first.edge_interval), rel=rel)
+
+
+@pytest.mark.parametrize("factor", (1e-120, 1e-3, 7.0, 1e120))
+def test_scale(member, read, factor):
+    W = uneven()
+    if factor in (1e-120, 1e120):  # the spectrum alone: W**2 itself would leave the floats
+        spectrum = read(W)
+        assert_same(member(1.0)(spectrum), member(factor)(replace(spectrum, s=factor * spectrum.s)), factor)
+    else:
+        assert_same(member(1.0)(read(W)), member(factor)(read(factor * W)), factor, rel=1e-6)
+
+
+def test_transpose(member, read):
+    assert_same(member(1.0)(read(uneven())), member(1.0)(read(uneven().T)), rel=1e-6)
+
+
+def test_permutation(member, read):
+    generator = np.random.default_rng(0)
+    W = uneven()[generator.permutation(60)][:, generator.permutation(90)]
+    assert_same(member(1.0)(read(uneven())), member(1.0)(read(W)), rel=1e-6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("p", "n", "draws"), [(100, 300, 400), (50, 50, 400), (384, 384, 200)])
+def test_false_spikes_at_the_documented_rate(member, p, n, draws, way):
+    found = sum(member(1.0)(spectrum).spikes > 0 for spectrum in noise_spectra(p, n, draws, way))
+    # A member at its rate fails one time in a thousand; the seed is fixed. `Median` hangs on one order statistic and
+    # is documented at up to .15 on short sides under 400.
+    rate = 0.15 if isinstance(member(1.0), Median) else 0.1
+    assert found <= binom.ppf(0.999, draws, rate), f"{found} of {draws} noise matrices show a spike"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_noise_is_not_judged_too_timidly(member, way):
+    # The other side of the rate: uncorrected, equalised noise shows a spike in one draw of a hundred.
+    found = sum(member(1.0)(spectrum).spikes > 0 for spectrum in noise_spectra(100, 300, 400, way))
+    assert found >= binom.ppf(0.001, 400, 0.07)
+
+
+@pytest.mark.parametrize("shape", [(100, 300), (200, 200), (60, 600)])
+@pytest.mark.parametrize("count", (1, 5, 10))
+def test_strong_spikes_are_counted_exactly(member, shape, count):
+    # A generator for which noise alone gives no spike beside them: at beta = 1e-3 that fails once in a thousand draws.
+    strict = replace(member(1.0), beta=1e-3)
+    for draw in range(5):
+        strengths = np.linspace(3, 8, count) * critical(*shape)
+        made = planted(*shape, strengths, generator=np.random.default_rng([draw, *shape]))
+        assert strict(read_spectrum(made.W)).spikes == count
+
+
+def test_what_cannot_be_measured_is_refused(member, read):
+    for W, message in (
+        (noise(3, 5, generator=np.random.default_rng(0)), "too small"),
+        (np.outer(np.ones(20), np.arange(1.0, 31.0)), "rank 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            member(1.0)(read(W))
+    with pytest.raises(ValueError, match="all zero"):
+        member(1.0)(read(np.zeros((20, 30))))
+    with pytest.raises(ValueError, match="all zero"):
+        member(1.0)(Spectrum(np.zeros(20), 20, 30))
+    with pytest.raises(ValueError, match="incomplete"):
+        member(1.0)(Spectrum(np.ones(5), 20, 30, complete=False))
+    with pytest.raises(ValueError, match="not finite"):
+        member(1.0)(Spectrum([np.nan] * 20, 20, 30))
+    with pytest.raises(ValueError, match="not finite"):
+        read(np.where(np.eye(20) > 0, np.inf, 1.0))
+
+
+def test_the_verdict_is_consistent(member, read):
+    spectrum = read(uneven())
+    fit = member(1.0)(spectrum)
+    assert fit.spikes == np.count_nonzero(spectrum.s > fit.edge)
+    assert 0 <= fit.misfit <= 1
+    assert fit.method == repr(member(1.0))
+    assert member(1.0) == eval(fit.method, {"Bema": Bema, "Known": Known, "Median": Median})
+    if fit.edge_interval is not None:
+        assert fit.edge_interval[0] <= fit.edge <= fit.edge_interval[1]
+
+
+def test_settings_out_of_range_are_refused(member):
+    for beta in (0.0, 1.0, -1.0, np.nan):
+        with pytest.raises(ValueError, match="beta must"):
+            replace(member(1.0), beta=beta)
+
+
+@pytest.mark.parametrize("alpha", (-0.1, 0.5, np.nan))
+def test_bema_refuses_an_impossible_window(alpha):
+    with pytest.raises(ValueError, match="alpha must"):
+        Bema(alpha=alpha)
+
+
+@pytest.mark.parametrize("sigma", (0.0, -1.0, np.inf, np.nan))
+def test_known_refuses_an_impossible_level(sigma):
+    with pytest.raises(ValueError, match="sigma must"):
+        Known(sigma)
+
+
+@cache
+def published_example(seed: int) -> Spectrum:
+    """Two huge spikes and a plain one in unit noise, N = 1000: arXiv 2303.08986, example 3.3."""
+    N = 1000
+    i, j = np.arange(N)[:, None], np.arange(N)[None, :]
+    signal = np.tan(np.pi / 2 + 1 / (i + j + 1)) + np.cos(i) * np.log(i + j + 1) + np.sin(j) * np.cos(j)
+    W = signal + noise(N, N, generator=np.random.default_rng(seed))
+    return Spectrum(singular_values(W), N, N)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_bema_on_the_published_example(seed):
+    spectrum = published_example(seed)
+    for beta in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95):
+        truth = 4 + 2 ** (4 / 3) * TracyWidom().ppf(1 - beta) * 1000 ** (-2 / 3)
+        for alpha in (0.05, 0.1, 0.2, 0.25, 0.4, 0.45):
+            fit = Bema(alpha, beta)(spectrum)
+            assert abs(fit.edge**2 / 1000 - truth) < 0.035, (alpha, beta)
+            assert fit.spikes >= 3
+
+
+def test_bema_refits_with_the_law_of_what_is_left():
+    # Forty values of 250 x 1000 are signal. Without a refit they push sigma**2 up by an eighth.
+    generator = np.random.default_rng(4)
+    made = planted(250, 1000, np.linspace(2, 6, 40) * critical(250, 1000), generator=generator)
+    spectrum = read_spectrum(made.W)
+    fit = Bema()(spectrum)
+    assert fit.spikes == 40
+    # Measured bias -.01 to -.02 (docs/equalisation.md); the naive refit has -.05, no refit +.13.
+    assert fit.sigma**2 == pytest.approx(1.0, abs=0.03)
+
+
+def test_bema_agrees_with_its_literal_twin():
+    spectrum = read_spectrum(uneven())
+    s, K = spectrum.s, 0
+    for _ in range(60):
+        left = s[K:][::-1] ** 2 / (90 - K)
+        levels = [(i + 0.5) / (60 - K) for i in range(60 - K)]
+        law = spectrum.noise_quantiles(K)
+        top = bottom = 0.0
+        for level, q, seen in zip(levels, law, left, strict=True):
+            if 0.2 <= level <= 0.8:
+                top, bottom = top + q * seen, bottom + q * q
+        edge = (top / bottom * 90 * top_eigenvalue(60, 90, 0.1)) ** 0.5
+        found = sum(1 for v in s if v > edge)
+        if found <= K:
+            break
+        K = found
+    fit = Bema()(spectrum)
+    assert fit.edge == pytest.approx(edge, rel=1e-12)
+    assert fit.spikes == found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_bema_ends_on_any_spectrum(seed):
+    # Heavy tails, plateaus and gaps: whatever the count does, it ends, and the verdict is a number.
+    generator = np.random.default_rng(seed)
+    p = int(generator.integers(10, 80))
+    s = generator.pareto(generator.uniform(0.3, 4), p) + generator.choice([0, 1e-3, 1])
+    fit = Bema(alpha=generator.uniform(0, 0.49))(Spectrum(s, p, p + int(generator.integers(0, 100))))
+    assert np.isfinite(fit.edge)
+    assert 0 <= fit.spikes <= p
+
+
+def test_median_of_an_even_and_an_odd_count():
+    for p in (20, 21):
+        ideal = Spectrum(np.sqrt(40 * Spectrum(np.ones(p), p, 40).noise_quantiles()), p, 40)
+        assert Median()(ideal).sigma == pytest.approx(1.0, rel=1e-12)
+
+
+PLANTED = [(100, 300), (384, 384), (384, 1536)]
+
+
+def found_where_twenty_are_planted(shape, spacing, draws):
+    ladder = {"linear": np.linspace(1.3, 6, 20), "geometric": np.geomspace(1.3, 6, 20)}[spacing] * critical(*shape)
+    counts = []
+    for draw in range(draws):
+        generator = np.random.default_rng([1, *shape, draw])
+        W = planted(*shape, ladder, row_log_sd=0.3, col_log_sd=0.3, generator=generator).W
+        counts.append(Bema()(read_equalised(W, Bema())[0]).spikes)
+    return counts
+
+
+def assert_near_twenty(counts, least=19.0):
+    assert least <= np.mean(counts) <= 21
+    assert 18 <= min(counts) <= max(counts) <= 23
+
+
+@pytest.mark.parametrize("shape", PLANTED)
+def test_planted_spikes_under_uneven_scales(shape):
+    # Seeded. Forty draws of each are in the slow twin and in docs/equalisation.md: means 19.4, 19.9, 20.0.
+    assert_near_twenty(found_where_twenty_are_planted(shape, "linear", 40 if shape == (100, 300) else 6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spacing", ("linear", "geometric"))
+@pytest.mark.parametrize("shape", PLANTED)
+def test_planted_spikes_under_uneven_scales_forty_draws(shape, spacing):
+    # Spaced geometrically, seven of the twenty lie under twice the transition, and at 100 x 300 even the true scales
+    # show only 18.3 of them.
+    least = 18.5 if (shape, spacing) == ((100, 300), "geometric") else 19.0
+    assert_near_twenty(found_where_twenty_are_planted(shape, spacing, 40), least)
