@@ -19,8 +19,8 @@ import torch
 
 from spectrim.edges import Bema, Known, Median
 from spectrim.laws import evened, top_eigenvalue
-from spectrim.linalg import read_equalised, read_spectrum
 from spectrim.planted import critical, noise, planted, scales
+from spectrim.reading import read_equalised, read_spectrum
 from spectrim.spectrum import Spectrum
 
 # Short side, long side, draws. The small sizes are there to see the law fail; the large ones to see it hold.

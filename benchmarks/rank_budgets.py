@@ -22,8 +22,9 @@ import numpy as np
 
 import spectrim
 from spectrim import demo
-from spectrim.linalg import equalize, svd
+from spectrim.linalg import svd
 from spectrim.plan import _allocate, _Candidate
+from spectrim.reading import equalize
 from spectrim.survey import inventory
 
 WEIGHTS = {

@@ -10,8 +10,9 @@ from scipy.stats import binom
 
 from spectrim.edges import Bema, Known, Median
 from spectrim.laws import TracyWidom, top_eigenvalue
-from spectrim.linalg import read_equalised, read_spectrum, singular_values
+from spectrim.linalg import singular_values
 from spectrim.planted import critical, noise, planted, scales
+from spectrim.reading import read_equalised, read_spectrum
 from spectrim.spectrum import NoiseFit, Spectrum
 
 # Each member as a function of the standard deviation of the noise, which only `Known` is told.

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from spectrim.laws import MarchenkoPastur
-from spectrim.linalg import read_spectrum
 from spectrim.metrics import alignment, bulk_share, entropy_rank, misfit, participation_rank, stable_rank
 from spectrim.planted import critical, noise, planted
+from spectrim.reading import read_spectrum
 from spectrim.spectrum import Spectrum
 
 

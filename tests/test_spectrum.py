@@ -5,8 +5,8 @@ import pytest
 
 from spectrim.edges import Bema
 from spectrim.laws import MarchenkoPastur, evened, top_eigenvalue
-from spectrim.linalg import read_spectrum
 from spectrim.planted import noise
+from spectrim.reading import read_spectrum
 from spectrim.spectrum import SMALLEST, Spectrum, check_measurable
 
 

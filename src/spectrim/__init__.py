@@ -15,8 +15,9 @@ from . import edges, laws, planted
 from .edges import Bema, Known, Median
 from .factored import load
 from .laws import MarchenkoPastur, TracyWidom
-from .linalg import Equalised, Factors, equalize, read_spectrum
+from .linalg import Factors
 from .plan import Entry, Plan
+from .reading import Equalised, equalize, read_spectrum
 from .sites import Site
 from .spectrum import NoiseFit, Spectrum
 from .survey import Reading, Survey

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .linalg import Equalised, Factors, svd
+from .linalg import Factors, svd
+from .reading import Equalised
 
 _HALF = 16  # a magnitude is found by the upper and the lower half of its 32 bits
 
@@ -22,7 +23,7 @@ def truncate(W: Tensor, rank: int, scales: Equalised | None = None) -> Factors:
     Args:
         W: rows x cols, any float type.
         rank: values kept, 1 to min(rows, cols).
-        scales: row and column scales from `linalg.equalize`.
+        scales: row and column scales from `reading.equalize`.
 
     Example:
         >>> W = torch.outer(torch.arange(1.0, 4.0), torch.arange(1.0, 3.0))

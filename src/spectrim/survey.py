@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from .checkpoint import Checkpoint, of_state, open_checkpoint
 from .edges import Bema
-from .linalg import read_equalised, read_spectrum
 from .metrics import bulk_share
 from .modules import of_module
 from .names import of_checkpoint
+from .reading import read_equalised, read_spectrum
 from .sites import Inventory, Site, Skipped
 from .spectrum import NoiseFit, Spectrum
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Edge = Callable[[Spectrum], NoiseFit]
 Model = nn.Module | str | os.PathLike | Mapping[str, Tensor]
 SCHEMA = "spectrim.survey/1"
+EVEN = 1e-3  # how far row and column mean squares may differ once they are evened out
 
 
 @dataclass(frozen=True)
@@ -292,8 +293,10 @@ def _read(site: Site, edge: Edge, equalize: bool) -> Reading:
         if not equalize:
             zeros = _zero_lines(W)
             return Reading(**known, spectrum=plain_spectrum, fit=plain, note="; ".join(notes), **zeros)
-        spectrum, even = read_equalised(W, edge, notes=notes)
+        spectrum, even = read_equalised(W, edge, EVEN, notes)
         fit = edge(spectrum)
+        if even.uneven > 2 * EVEN:  # many structural zeros, as in a triangular matrix
+            notes.append(f"its rows and columns cannot be evened out: mean squares differ by {even.uneven:.0%}")
     except (ValueError, ArithmeticError, RuntimeError) as error:
         notes.append(str(error))
         return Reading(**known, note="; ".join(notes))

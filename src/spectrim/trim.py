@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from . import edges, factored
 from .checkpoint import Checkpoint, Info, copy_companions, whole_folder, write_index, write_tensors
-from .linalg import Equalised, Factors, equalize
+from .linalg import Factors
 from .names import layers_by_name, leading_tensor, stored_tensors
 from .output import write_structure
 from .plan import Entry, Plan
+from .reading import Equalised, equalize
 from .sites import Layer, Site
 from .steps import smallest_to_zero, truncate
 from .survey import Edge, Model, fingerprint, inventory, open_model
