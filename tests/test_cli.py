@@ -1,0 +1,301 @@
+"""The command line as people and pipes use it: tables, JSON, reports, exit status, and quiet where nobody looks."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+import spectrim
+from spectrim.cli import app
+
+ANSI = "\x1b"
+PLAIN = {"COLUMNS": "200", "TERMINAL_WIDTH": "200", "NO_COLOR": "", "FORCE_COLOR": "", "TERM": "dumb"}
+
+
+def rand(rows: int, cols: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    """A folder with ordinary matrices and some that nobody can judge."""
+    state = {f"fc{i}.weight": rand(*shape, seed=i) for i, shape in enumerate([(64, 96), (80, 48), (60, 60)])}
+    state |= {"nan.weight": torch.full((30, 40), math.nan), "zero.weight": torch.zeros(30, 30)}
+    state |= {"small.weight": rand(3, 5), "norm.weight": torch.ones(64), "wte.weight": rand(100, 20)}
+    (tmp_path / "model").mkdir()
+    save_file(state, tmp_path / "model/model.safetensors")
+    return tmp_path / "model"
+
+
+def run(*args, env: dict | None = None):
+    return CliRunner().invoke(app, [str(arg) for arg in args], env=PLAIN | (env or {}))
+
+
+def apart(*args, **more) -> subprocess.CompletedProcess:
+    """The same in a real process."""
+    env = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "PY_COLORS")}
+    arguments = [sys.executable, "-m", "spectrim", *map(str, args)]
+    return subprocess.run(arguments, capture_output=True, text=True, env=env, check=False, **more)
+
+
+def assert_done(done) -> None:
+    assert done.exit_code == 0, done.output
+    assert ANSI not in done.output
+    assert done.stderr == ""
+
+
+def assert_refused(done, status: int, match: str, folder: Path | None = None) -> None:
+    """The status, one message on standard error, nothing on standard output, no traceback."""
+    assert done.exit_code == status, done.output
+    assert re.search(match, done.stderr), done.stderr
+    assert done.stdout == "" and ANSI not in done.stderr and "Traceback" not in done.stderr
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    if folder is not None:
+        assert not folder.exists()
+
+
+def table(text: str) -> list[dict[str, str]]:
+    """The tab-separated lines of a piped table."""
+    lines = [line.split("\t") for line in text.splitlines() if "\t" in line]
+    assert len({len(line) for line in lines}) == 1
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+
+
+def test_survey_is_a_table_in_a_pipe(model):
+    done = run("survey", model)
+    assert_done(done)
+    rows = {row["matrix"]: row for row in table(done.stdout)}
+    assert set(rows) == {"fc0", "fc1", "fc2", "nan", "zero", "small"}
+    found = {r.name: r for r in spectrim.survey(model).matrices}
+    for name in ("fc0", "fc1", "fc2"):
+        assert rows[name]["shape"] == f"{found[name].rows} x {found[name].cols}"
+        assert float(rows[name]["sigma"]) == pytest.approx(found[name].fit.sigma, rel=1e-3)
+        assert float(rows[name]["edge"]) == pytest.approx(found[name].fit.edge, rel=1e-3)
+        assert int(rows[name]["spikes"]) == found[name].fit.spikes
+    assert (
+        "not finite" in rows["nan"]["note"] and "all zero" in rows["zero"]["note"] and "3 x 5" in rows["small"]["note"]
+    )
+    assert "3 of 6 matrices judged" in done.stdout and "1 norm, 1 embedding" in done.stdout
+
+
+def test_survey_writes_json_and_a_page(model, tmp_path):
+    done = run("survey", model, "--json", tmp_path / "s.json", "--html", tmp_path / "s.html")
+    assert_done(done)
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert found["schema"] == "spectrim.survey/1" and len(found["readings"]) == 8
+    page = (tmp_path / "s.html").read_text()
+    assert page.lstrip().lower().startswith("<!doctype html") and "fc1" in page
+    assert str(tmp_path / "s.html") in done.stdout
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--edge", "median"], ["--no-equalize"], ["--alpha", "0.25", "--beta", "0.05"], ["--fused", "whole"]],
+)
+def test_json_on_standard_output_is_json_and_nothing_else(model, options):
+    done = run("survey", model, "--json", "-", *options)
+    assert_done(done)
+    found = json.loads(done.stdout)
+    assert found["edge"].startswith("Median" if "median" in options else "Bema")
+    assert found["equalised"] is ("--no-equalize" not in options)
+    if "--alpha" in options:
+        assert "0.25" in found["edge"] and "0.05" in found["edge"]
+    nulls = {r["name"] for r in found["readings"] if r["sigma"] is None}
+    assert nulls == {"nan", "zero", "small", "norm.weight", "wte.weight"}
+    assert all(r["note"] for r in found["readings"] if r["name"] in nulls)
+
+
+@pytest.mark.parametrize("target", [["--params", "0.5"], ["--zeros", "0.5"], ["--params", "0.5", "--dense"]])
+def test_the_whole_path(model, tmp_path, target):
+    done = run("plan", model, *target, "-o", tmp_path / "plan.json", "--html", tmp_path / "p.html")
+    assert_done(done)
+    assert len(table(done.stdout)) == 6 and (tmp_path / "p.html").stat().st_size > 10_000
+    chosen = spectrim.Plan.from_json(tmp_path / "plan.json")
+    done = run("trim", model, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out", "--json", tmp_path / "t.json")
+    assert_done(done)
+    achieved = json.loads((tmp_path / "t.json").read_text())
+    assert achieved["params_after"] == chosen.model_params_after
+    assert len(table(done.stdout)) == len(chosen.touched) == len(achieved["changes"])
+    stored = load_file(tmp_path / "out/model.safetensors")
+    assert sum(t.numel() for t in stored.values()) == chosen.model_params_after
+    if "--zeros" in target:
+        assert sum(int((stored[f"fc{i}.weight"] == 0).sum()) for i in range(3)) == chosen.zeros
+    again = run("survey", tmp_path / "out")
+    assert_done(again)
+    assert {row["matrix"] for row in table(again.stdout)} == {"fc0", "fc1", "fc2", "nan", "zero", "small"}
+
+
+def test_trim_writes_a_page_and_json_on_standard_output(model, tmp_path):
+    assert_done(run("plan", model, "--params", "0.5", "-o", tmp_path / "plan.json"))
+    done = run("trim", model, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out", "--json", "-", "--html",
+               tmp_path / "t.html")  # fmt: skip
+    assert_done(done)
+    assert json.loads(done.stdout)["changes"]
+    assert "fc1" in (tmp_path / "t.html").read_text()
+
+
+def test_a_plan_goes_through_a_pipe(model, tmp_path):
+    done = run("plan", model, "--params", "0.5", "-o", "-")
+    assert_done(done)
+    (tmp_path / "plan.json").write_text(done.stdout)
+    assert spectrim.Plan.from_json(tmp_path / "plan.json").target == {"params": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["survey", "nothing"], "no such file or folder"),
+        (["survey", "."], "holds no"),
+        (["survey", "model", "--alpha", "0.7"], "alpha"),
+        (["survey", "model", "--beta", "0"], "beta"),
+        (["survey", "model", "--edge", "mean"], "mean"),
+        (["survey", "model", "--fused", "thirds"], "thirds"),
+        (["survey"], "MODEL"),
+        (["survey", "model", "--no-such-option"], "no-such-option"),
+        (["plan", "model"], "one target"),
+        (["plan", "model", "--params", "0.5", "--zeros", "0.5"], "one target"),
+        (["plan", "model", "--params", "0"], r"\(0, 1\]"),
+        (["plan", "model", "--params", "-1"], r"\(0, 1\]"),
+        (["plan", "model", "--zeros", "1.5"], r"\(0, 1\]"),
+        (["plan", "model", "--params", "nan"], r"\(0, 1\]"),
+        (["plan", "model", "--params", "half"], "number"),
+        (["plan", "model", "--params", "0.001"], "out of reach"),
+        (["plan", "model", "--params", "0.5", "--basis", "equalised", "--no-equalize"], "without equalisation"),
+        (["trim", "model", "-o", "out"], "--plan"),
+        (["trim", "model", "--plan", "plan.json"], "--output|-o"),
+        (["trim", "model", "--plan", "nothing.json", "-o", "out"], "nothing.json"),
+        (["trim", "model", "--plan", "model", "-o", "out"], "model"),
+        (["trim", "model", "--plan", "broken.json", "-o", "out"], "not valid JSON"),
+        (["trim", "nothing", "--plan", "plan.json", "-o", "out"], "no such file or folder"),
+        (["trim", "other", "--plan", "plan.json", "-o", "out"], "made for another model"),
+        (["trim", "model", "--plan", "plan.json", "-o", "model"], "exists already"),
+        (["prune", "model"], "prune"),
+    ],
+)
+def test_a_wrong_request_is_told_and_is_2(arguments, match, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "plan.json" in arguments:
+        assert_done(run("plan", "model", "--params", "0.5", "-o", "plan.json"))
+    (tmp_path / "broken.json").write_text('{"schema":')
+    (tmp_path / "other").mkdir()
+    save_file({"fc0.weight": rand(64, 96, 9)}, tmp_path / "other/model.safetensors")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert_refused(run(*arguments), 2, match)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_plan_that_touches_nan_is_refused(model, tmp_path):
+    assert_done(run("plan", model, "--params", "0.5", "-o", tmp_path / "plan.json"))
+    state = load_file(model / "model.safetensors")
+    state["fc1.weight"][0, 0] = math.nan
+    save_file(state, model / "model.safetensors")
+    done = run("trim", model, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out")
+    assert_refused(done, 2, "fc1 holds NaN", tmp_path / "out")
+
+
+def test_work_that_fails_is_1(model, tmp_path, monkeypatch):
+    assert_done(run("plan", model, "--params", "0.5", "-o", tmp_path / "plan.json"))
+    arguments = ("trim", model, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out")
+    module = sys.modules["spectrim.trim"]
+    for error in (OSError(28, "No space left on device"), RuntimeError("what was achieved"), MemoryError("no room")):
+        monkeypatch.setattr(module, "write_tensors", lambda *a, e=error: (_ for _ in ()).throw(e))
+        assert_refused(run(*arguments), 1, "No space left|what was achieved|no room", tmp_path / "out")
+    monkeypatch.setattr(module, "write_tensors", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert_refused(run(*arguments), 130, "stopped", tmp_path / "out")
+
+
+def commands() -> dict:
+    root = typer.main.get_command(app)
+    return {"": root, **root.commands}
+
+
+@pytest.mark.parametrize("name", commands())
+def test_help_tells_every_option(name):
+    done = run(*([name] if name else []), "--help")
+    assert_done(done)
+    for parameter in commands()[name].params:
+        assert all(option in done.stdout for option in parameter.opts if option.startswith("-"))
+        if getattr(parameter, "help", None):
+            assert parameter.help.split(":")[0][:40] in " ".join(done.stdout.split())
+    for below in getattr(commands()[name], "commands", {}):
+        assert re.search(rf"\b{below}\b", done.stdout)
+    assert {"survey", "plan", "trim", "demo"} <= set(commands())
+
+
+def test_exit_statuses_are_in_the_help():
+    text = " ".join(run("--help").stdout.split())
+    assert "0 done, 1 the work failed, 2 the request was wrong" in text
+
+
+def test_names_with_brackets_are_not_taken_for_markup(tmp_path):
+    state = {"attn.qkv.weight": rand(96, 32), "odd[red]name.weight": rand(40, 40)}
+    save_file(state, tmp_path / "a.safetensors")
+    rows = {row["matrix"] for row in table(run("survey", tmp_path / "a.safetensors").stdout)}
+    assert rows == {"attn.qkv[q]", "attn.qkv[k]", "attn.qkv[v]", "odd[red]name"}
+
+
+# Real processes.
+
+
+def test_as_a_process_it_is_quiet_in_a_pipe(model, tmp_path):
+    done = apart("survey", model)
+    assert done.returncode == 0 and done.stderr == "" and ANSI not in done.stdout
+    assert len(table(done.stdout)) == 6
+    done = apart("survey", tmp_path / "nothing")
+    assert done.returncode == 2 and done.stdout == "" and ANSI not in done.stderr
+    assert "no such file or folder" in done.stderr
+
+
+def test_version_and_no_arguments():
+    assert apart("--version").stdout.strip() == spectrim.__version__
+    bare = run()
+    assert "Usage" in bare.output and bare.exit_code in (0, 2)
+
+
+def test_a_reader_that_stops_early_sees_no_traceback(tmp_path):
+    long = "x" * 500  # 200 such lines are more than a pipe holds
+    save_file({f"{long}{i}.weight": rand(3, 5) for i in range(200)}, tmp_path / "a.safetensors")
+    script = f"{sys.executable} -m spectrim survey {tmp_path / 'a.safetensors'} | head -n 1"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("matrix\t") and "Traceback" not in done.stderr
+
+
+def on_a_terminal(*args) -> str:
+    """What the command writes to a real terminal."""
+    leader, follower = pty.openpty()
+    env = os.environ | {"COLUMNS": "160", "TERM": "xterm-256color"}
+    env = {name: value for name, value in env.items() if name not in ("NO_COLOR", "CI")}
+    arguments = [sys.executable, "-m", "spectrim", *map(str, args)]
+    process = subprocess.Popen(arguments, stdout=follower, stderr=follower, env=env)
+    os.close(follower)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(leader, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(leader)
+    assert process.wait() == 0, seen.decode()
+    return seen.decode()
+
+
+def test_on_a_terminal_there_are_tables_and_progress(model):
+    seen = on_a_terminal("survey", model)
+    assert ANSI in seen and "surveying" in seen
+    assert "┃" in seen or "│" in seen
+    assert "fc0" in seen and "3 of 6 matrices judged" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen)

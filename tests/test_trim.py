@@ -1,0 +1,447 @@
+"""Trim: what was achieved is what was planned, or nothing was written at all: errors, Ctrl-C, a full disk."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import spectrim.checkpoint
+import spectrim.trim  # the module; the name is bound to the function
+from spectrim import Bema, Median, equalize, load, plan, planted, survey, trim
+from spectrim.linalg import svd
+
+TRIM = sys.modules["spectrim.trim"]
+SIZES = ((96, 64), (64, 96), (80, 80), (60, 120))
+
+
+def weights(seed: int = 0, sizes=SIZES, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Noise with uneven rows and columns, and a few planted directions."""
+    generator = np.random.default_rng(seed)
+    state = {}
+    for i, (rows, cols) in enumerate(sizes):
+        W = planted.noise(rows, cols, generator=generator) * np.exp(0.4 * generator.standard_normal((rows, 1)))
+        for k in range(4):
+            W += (3 + k) * np.outer(generator.standard_normal(rows), generator.standard_normal(cols)) / math.sqrt(rows)
+        state[f"fc{i}.weight"] = torch.from_numpy(W).to(dtype)
+        state[f"fc{i}.bias"] = torch.from_numpy(generator.standard_normal(rows)).to(dtype)
+    return state
+
+
+class Net(nn.Module):
+    def __init__(self, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        for i, (rows, cols) in enumerate(SIZES):
+            setattr(self, f"fc{i}", nn.Linear(cols, rows, dtype=dtype))
+
+    def forward(self, *inputs):
+        return [getattr(self, f"fc{i}")(x) for i, x in enumerate(inputs)]
+
+
+def net(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
+    model = Net(dtype)
+    model.load_state_dict(weights(seed, dtype=dtype))
+    return model
+
+
+def folder_of(state: dict[str, Tensor], where: Path) -> Path:
+    where.mkdir()
+    save_file(state, where / "model.safetensors")
+    return where
+
+
+def kept(model: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy(model.state_dict())
+
+
+def assert_untouched(model: nn.Module, before: dict[str, Tensor]) -> None:
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name].nan_to_num(7.0), before[name].nan_to_num(7.0)) for name in before)
+
+
+def matrix(model: nn.Module, name: str) -> Tensor:
+    return model.get_submodule(name).weight.detach()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("basis", ["plain", "equalised"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_ranks_are_achieved_as_planned(dense, basis, dtype):
+    model, before = net(dtype=dtype), net(dtype=dtype)
+    chosen = plan(survey(model), params=0.5, basis=basis, dense=dense)
+    done = trim(model, chosen)
+    assert [(c.name, c.action, c.rank) for c in done] == [(e.name, e.action, e.rank) for e in chosen.touched]
+    assert done.params_after == sum(p.numel() for p in model.parameters()) == chosen.model_params_after
+    assert done.params_before == sum(p.numel() for p in before.parameters())
+    assert done.bytes_after == sum(p.numel() * p.element_size() for p in model.parameters())
+    rounding = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}[dtype]
+    for change, entry in zip(done, chosen.touched, strict=True):
+        W, new = matrix(before, change.name).double(), matrix(model, change.name).double()
+        assert change.relative_error == pytest.approx(float((W - new).norm() / W.norm()), rel=0.05)
+        assert (change.params_before, change.params_after) == (entry.params_before, entry.params_after)
+        best = svd(W)
+        if basis == "plain":
+            expected = best.truncate(entry.rank).dense()
+            assert change.relative_error == pytest.approx(entry.damage, abs=max(1e-4, rounding))
+        else:
+            even = equalize(W.to(dtype), edge=Bema())
+            expected = svd(even.apply(W)).truncate(entry.rank).rescale(even.rows, even.cols).dense()
+            damage = even.apply(W - new).norm() / even.apply(W).norm()
+            assert float(damage) == pytest.approx(entry.damage, abs=max(1e-4, rounding))
+        assert float((new - expected).norm() / expected.norm()) < 4 * rounding
+    assert done.params_after < done.params_before or dense
+
+
+def test_the_two_bases_cut_differently():
+    plain, even = net(), net()
+    found = survey(plain)
+    chosen = plan(found, params=0.5, basis="equalised")
+    trim(even, chosen)
+    raw = json.loads(chosen.to_json())
+    for entry in raw["entries"]:
+        entry["basis"] = "plain"
+    trim(plain, type(chosen).model_validate(raw))
+    W = matrix(net(), "fc0")
+    gaps = [float((W - matrix(model, "fc0")).norm()) for model in (plain, even)]
+    assert gaps[0] < gaps[1]  # the plain cut is the best one in the plain norm
+    scales = equalize(W, edge=Bema())
+    gaps = [float(scales.apply(W - matrix(model, "fc0")).norm()) for model in (plain, even)]
+    assert gaps[1] < gaps[0]
+
+
+def test_the_equalised_basis_is_that_of_the_survey():
+    model = net()
+    chosen = plan(survey(model, edge=Median(beta=0.2)), params=0.5, basis="equalised")
+    assert "Median" in chosen.model.edge
+    trim(model, chosen)
+    own = plan(survey(net(), edge=lambda spectrum: Bema()(spectrum)), params=0.5, basis="equalised")
+    untouched = net()
+    with pytest.raises(ValueError, match="plan with basis='plain'"):
+        trim(untouched, own)
+    assert_untouched(untouched, kept(net()))
+    trim(untouched, plan(survey(untouched, edge=lambda spectrum: Bema()(spectrum)), params=0.5, basis="plain"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_zeros_are_achieved_as_planned(dtype):
+    model = net(dtype=dtype)
+    chosen = plan(survey(model), zeros=0.4)
+    done = trim(model, chosen)
+    found = sum(int((matrix(model, c.name) == 0).sum()) for c in done)
+    assert found == chosen.zeros == sum(c.zeros for c in done) == round(0.4 * chosen.params_before)
+    assert done.params_after == done.params_before
+    before = net(dtype=dtype)
+    for c in done:
+        new = matrix(model, c.name)
+        assert torch.equal(new[new != 0], matrix(before, c.name)[new != 0])
+
+
+def test_what_is_in_the_folder_is_what_was_planned(tmp_path):
+    source = folder_of(weights(), tmp_path / "model")
+    chosen = plan(survey(source), params=0.5)
+    done = trim(source, chosen, tmp_path / "out")
+    stored = load_file(tmp_path / "out/model.safetensors")
+    assert sum(t.numel() for t in stored.values()) == done.params_after == chosen.model_params_after
+    assert sum(t.nbytes for t in stored.values()) == done.bytes_after
+    size = (tmp_path / "out/model.safetensors").stat().st_size
+    saved = sum(e.bytes_before - e.bytes_after for e in chosen.entries)
+    # The plan's prediction of the file within 1 %: what differs is the header.
+    assert size == pytest.approx((source / "model.safetensors").stat().st_size - saved, rel=0.01)
+    for e in chosen.touched:
+        assert stored[f"{e.name}.0.weight"].shape == (e.rank, e.cols)
+        assert stored[f"{e.name}.1.weight"].shape == (e.rows, e.rank)
+    record = json.loads((tmp_path / "out/spectrim.json").read_text())
+    assert record["schema"] == "spectrim.trimmed/1" and record["plan"]["schema"] == "spectrim.plan/1"
+    assert record["achieved"]["params_after"] == done.params_after
+    inputs = [torch.randn(3, cols) for _, cols in SIZES]
+    with torch.no_grad():
+        loaded = load(Net(), tmp_path / "out")(*inputs)
+        model = net()
+        trim(model, chosen)
+        assert all(torch.equal(a, b) for a, b in zip(loaded, model(*inputs), strict=True))
+
+
+def test_a_plan_is_replayed_from_its_file(tmp_path):
+    chosen = plan(survey(net()), params=0.5)
+    chosen.to_json(tmp_path / "plan.json")
+    one, two = net(), net()
+    trim(one, chosen)
+    trim(two, tmp_path / "plan.json")
+    assert_untouched(one, two.state_dict())
+
+
+def other_values(model):
+    model.fc1.weight.data[0, 0] += 1e-3
+
+
+def other_shape(model):
+    model.fc1 = nn.Linear(96, 65)
+
+
+def another_name(model):
+    model.fc9 = model.fc1
+    del model.fc1
+
+
+def not_finite(model):
+    model.fc1.weight.data[3, 4] = math.nan
+
+
+def infinite(model):
+    model.fc1.weight.data[3, 4] = math.inf
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (other_values, "made for another model.*fc1 has other values"),
+        (other_shape, "made for another model.*fc1 is 65 x 96, not 64 x 96"),
+        (another_name, "made for another model.*fc1 is not there"),
+        (not_finite, "fc1 holds NaN or infinite entries"),
+        (infinite, "fc1 holds NaN or infinite entries"),
+    ],
+)
+@pytest.mark.parametrize("how", [{"params": 0.5}, {"zeros": 0.5}])
+def test_a_plan_for_another_model_is_refused_first(change, match, how, tmp_path):
+    chosen = plan(survey(net()), **how)
+    model = net()
+    change(model)
+    before = kept(model)
+    with pytest.raises(ValueError, match=match):
+        trim(model, chosen)
+    assert_untouched(model, before)
+    source = folder_of(before, tmp_path / "model")
+    with pytest.raises(ValueError, match=match):
+        trim(source, chosen, tmp_path / "out")
+    assert [f.name for f in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_checkpoint_needs_a_place_for_the_result(tmp_path):
+    source = folder_of(weights(), tmp_path / "model")
+    with pytest.raises(ValueError, match="name the folder to write"):
+        trim(source, plan(survey(source), params=0.5))
+
+
+def test_an_existing_output_is_refused_and_left_as_it_is(tmp_path):
+    source = folder_of(weights(), tmp_path / "model")
+    chosen = plan(survey(source), params=0.5)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("precious")
+    for out in (tmp_path / "out", tmp_path / "out/mine.txt", source):
+        with pytest.raises(ValueError, match="exists already"):
+            trim(source, chosen, out)
+    assert (tmp_path / "out/mine.txt").read_text() == "precious"
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["model", "out"]
+    assert [f.name for f in source.iterdir()] == ["model.safetensors"]
+
+
+def faults():
+    """Places where things can go wrong late, each with the module and the name that is made to fail."""
+    yield pytest.param(TRIM, "truncate", 3, RuntimeError("injected"), id="decomposition")
+    yield pytest.param(TRIM, "write_tensors", 1, OSError(28, "No space left on device"), id="first file")
+    yield pytest.param(TRIM, "_write_record", 1, OSError(28, "No space left on device"), id="record")
+    yield pytest.param(TRIM, "copy_companions", 1, PermissionError(13, "denied"), id="companions")
+    yield pytest.param(TRIM, "_verify_written", 1, RuntimeError("injected"), id="verification")
+    yield pytest.param(TRIM, "truncate", 2, KeyboardInterrupt(), id="interrupt")
+    yield pytest.param(spectrim.checkpoint.os, "fsync", 1, OSError(5, "I/O error"), id="sync")
+
+
+@pytest.mark.parametrize(("module", "name", "turn", "error"), list(faults()))
+def test_a_fault_leaves_nothing_behind(module, name, turn, error, tmp_path, monkeypatch):
+    source = folder_of(weights(), tmp_path / "model")
+    chosen = plan(survey(source), params=0.5)
+    right, calls = getattr(module, name), []
+
+    def wrong(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == turn:
+            raise error
+        return right(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, wrong)
+    with pytest.raises(type(error)):
+        trim(source, chosen, tmp_path / "deep/out")
+    assert len(calls) == turn
+    assert [f.name for f in tmp_path.iterdir()] == ["model"]
+    monkeypatch.undo()
+    trim(source, chosen, tmp_path / "deep/out")
+    assert (tmp_path / "deep/out/spectrim.json").exists()
+
+
+@pytest.mark.parametrize("turn", [1, 2, 4])
+def test_a_fault_before_writing_leaves_the_live_model_alone(turn, monkeypatch):
+    model = net()
+    before = kept(model)
+    chosen = plan(survey(model), params=0.5)
+    right, calls = TRIM.truncate, []
+
+    def wrong(*args):
+        calls.append(1)
+        if len(calls) == turn:
+            raise RuntimeError("injected")
+        return right(*args)
+
+    monkeypatch.setattr(TRIM, "truncate", wrong)
+    with pytest.raises(RuntimeError, match="injected"):
+        trim(model, chosen)
+    assert_untouched(model, before)
+
+
+@pytest.mark.parametrize("where", ["rank", "values", "zeros"])
+def test_what_differs_from_the_plan_is_not_passed_in_silence(where, tmp_path, monkeypatch):
+    source = folder_of(weights(), tmp_path / "model")
+    found = survey(source)
+    chosen = plan(found, zeros=0.4) if where == "zeros" else plan(found, params=0.5)
+    truncate, smallest = TRIM.truncate, TRIM.smallest_to_zero
+    if where == "rank":  # one value too few
+        monkeypatch.setattr(TRIM, "truncate", lambda W, k, scales: truncate(W, k - 1, scales))
+    elif where == "values":  # the right rank, and not the best matrix of it
+        monkeypatch.setattr(TRIM, "truncate", lambda W, k, scales: truncate(W + 0.5 * W.flip(0), k, scales))
+    else:
+        monkeypatch.setattr(TRIM, "smallest_to_zero", lambda W, zeros: smallest(W, zeros - 1))
+    with pytest.raises(RuntimeError, match=r"fc\d: what was achieved is not what was planned"):
+        trim(source, chosen, tmp_path / "out")
+    assert [f.name for f in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_source_is_never_touched(tmp_path):
+    source = folder_of(weights(), tmp_path / "model")
+    before = (source / "model.safetensors").read_bytes()
+    trim(source, plan(survey(source), params=0.5), tmp_path / "out")
+    state = weights()
+    trim(state, plan(survey(state), zeros=0.5), tmp_path / "more")
+    assert (source / "model.safetensors").read_bytes() == before
+    assert all(torch.equal(value, state[name]) for name, value in weights().items())
+
+
+# Through the command line, in real processes.
+
+
+def command(*args) -> list[str]:
+    return [sys.executable, "-m", "spectrim", *map(str, args)]
+
+
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def slow_trim(tmp_path_factory) -> tuple[Path, Path, float]:
+    """A model whose trim takes a second or more, its plan, and the seconds from opening the output to its end."""
+    work = tmp_path_factory.mktemp("slow")
+    generator = torch.Generator().manual_seed(0)
+    state = {f"layer{i}.weight": torch.randn(448, 448, generator=generator) for i in range(8)}
+    source = folder_of(state, work / "model")
+    plan(survey(source), params=0.6).to_json(work / "plan.json")
+    process = start(work, source, work / "plan.json")
+    began = begun(work, process)
+    while not (work / "out").exists() and process.poll() is None:
+        time.sleep(0.002)
+    span = time.monotonic() - began
+    assert process.wait(120) == 0
+    assert_whole(work / "out")
+    return source, work / "plan.json", span
+
+
+def start(folder: Path, source: Path, chosen: Path) -> subprocess.Popen:
+    arguments = command("trim", source, "--plan", chosen, "-o", folder / "out")
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
+
+
+def begun(folder: Path, process: subprocess.Popen) -> float:
+    """Wait until the process has opened its output."""
+    while not list(folder.glob(".out.*")) and not (folder / "out").exists() and process.poll() is None:
+        time.sleep(0.002)
+    return time.monotonic()
+
+
+def assert_whole(out: Path) -> None:
+    assert {f.name for f in out.iterdir()} == {"model.safetensors", "spectrim.json", "modeling_spectrim.py"}
+    json.loads((out / "spectrim.json").read_text())
+    assert len(load_file(out / "model.safetensors")) >= 8
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.3, 0.6, 0.85, 1.0])
+def test_ctrl_c_leaves_the_output_absent_or_whole(moment, slow_trim, tmp_path):
+    source, chosen, span = slow_trim
+    process = start(tmp_path, source, chosen)
+    begun(tmp_path, process)
+    time.sleep(max(0.0, (moment + random.Random(str(moment)).uniform(-0.1, 0.1)) * span))
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=60)[1]
+    there = [f.name for f in tmp_path.iterdir()]
+    assert there in ([], ["out"])
+    assert "Traceback" not in err
+    if there:  # it was done; in its last moments the interpreter itself takes the signal
+        assert moment > 0
+        assert_whole(tmp_path / "out")
+        assert process.returncode in (0, 130, -signal.SIGINT)
+    else:
+        assert process.returncode == 130 and "stopped" in err
+
+
+def test_ctrl_c_while_starting_leaves_nothing(slow_trim, tmp_path):
+    source, chosen, _ = slow_trim
+    for wait in (0.05, 0.4):
+        process = start(tmp_path, source, chosen)
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode in (130, -signal.SIGINT)
+        assert not list(tmp_path.iterdir())
+
+
+def limited() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+
+@pytest.fixture
+def trimmable(tmp_path) -> tuple[Path, Path]:
+    source = folder_of(weights(), tmp_path / "model")
+    plan(survey(source), params=0.9).to_json(tmp_path / "plan.json")
+    return source, tmp_path / "plan.json"
+
+
+def assert_refused(done: subprocess.CompletedProcess, folder: Path, match: str) -> None:
+    assert done.returncode == 1, (done.returncode, done.stderr)
+    assert match in done.stderr and "Traceback" not in done.stderr
+    assert not list(folder.iterdir())
+
+
+def test_a_file_that_cannot_grow_is_an_error(trimmable, tmp_path):
+    source, chosen = trimmable
+    (tmp_path / "disk").mkdir()
+    arguments = command("trim", source, "--plan", chosen, "-o", tmp_path / "disk/out")
+    done = subprocess.run(arguments, capture_output=True, text=True, preexec_fn=limited, env=ONE_THREAD, check=False)
+    assert_refused(done, tmp_path / "disk", "could not be written")
+
+
+def test_a_full_disk_is_an_error(trimmable, tmp_path):
+    source, chosen = trimmable
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here; the limit on file sizes above stands for it")
+    try:
+        arguments = command("trim", source, "--plan", chosen, "-o", disk / "out")
+        done = subprocess.run(arguments, capture_output=True, text=True, env=ONE_THREAD, check=False)
+        assert_refused(done, disk, "could not be written")
+    finally:
+        subprocess.run(["umount", disk], check=True)
