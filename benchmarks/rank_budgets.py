@@ -22,8 +22,8 @@ import numpy as np
 
 import spectrim
 from spectrim import demo
+from spectrim.budgets import Candidate, allocate
 from spectrim.linalg import svd
-from spectrim.plan import _allocate, _Candidate
 from spectrim.reading import equalize
 from spectrim.survey import inventory
 
@@ -34,13 +34,13 @@ WEIGHTS = {
 }
 
 
-def ranks(budget: str, candidates: list[_Candidate], edges: list[float], share: float) -> list[int]:
+def ranks(budget: str, candidates: list[Candidate], edges: list[float], share: float) -> list[int]:
     """Return the values kept in each matrix under a budget."""
-    total = share * sum(c.reading.params for c in candidates)
+    total = share * sum(c.params for c in candidates)
     if budget in WEIGHTS:
-        return _allocate([c._replace(weight=WEIGHTS[budget](c)) for c in candidates], total)
+        return allocate([c._replace(weight=WEIGHTS[budget](c)) for c in candidates], total)
     if budget == "uniform":
-        return [int(share * c.reading.params / c.side) for c in candidates]
+        return [int(share * c.params / c.side) for c in candidates]
     low, high = 0.0, 10.0  # the common multiple of the edge, by bisection
     for _ in range(50):
         middle = (low + high) / 2
@@ -68,7 +68,7 @@ def main() -> None:
     for basis in ("plain", "equalised"):
         fits = [(r.plain_spectrum, r.plain) if basis == "plain" else (r.spectrum, r.fit) for r in found.fitted]
         candidates = [
-            _Candidate(r, spectrum.s, fit.spikes, r.rows * r.cols)
+            Candidate(r.rows, r.cols, r.params, spectrum.s, fit.spikes, r.rows * r.cols)
             for r, (spectrum, fit) in zip(found.fitted, fits, strict=True)
         ]
         factors = {}
@@ -81,16 +81,16 @@ def main() -> None:
                 model = copy.deepcopy(dense)
                 places = {site.name: site for site in inventory(model).sites}
                 kept = ranks(budget, candidates, [fit.edge for _, fit in fits], share)
-                for c, k in zip(candidates, kept, strict=True):
+                for r, c, k in zip(found.fitted, candidates, kept, strict=True):
                     if c.pays(k):
-                        cut, scales = factors[c.reading.name]
+                        cut, scales = factors[r.name]
                         cut = cut.truncate(k)
                         cut = cut if scales is None else cut.rescale(scales.rows, scales.cols)
-                        places[c.reading.name].put(cut.dense())
+                        places[r.name].put(cut.dense())
                 stored = sum(c.cost(k) for c, k in zip(candidates, kept, strict=True))
                 scores = demo.score(model, encoder, tasks, base)
                 result[f"{basis} {budget} {share}"] = {
-                    "share": stored / sum(c.reading.params for c in candidates),
+                    "share": stored / sum(c.params for c in candidates),
                     "cosine": scores.cosine,
                     "wordsim": scores.tasks["WordSim-353"],
                 }

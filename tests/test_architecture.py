@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "modules": {"sites", "factored"},
     "names": {"sites", "checkpoint"},
     "survey": {"edges", "reading", "metrics", "spectrum", "sites", "modules", "names", "checkpoint"},
-    "plan": {"survey", "steps", "linalg", "spectrum", "sites"},
+    "budgets": set(),
+    "plan": {"survey", "budgets", "steps"},
     "output": set(),
     "trim": {
         *("plan", "survey", "output", "steps", "reading", "linalg", "edges"),

@@ -14,9 +14,10 @@ import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -80,7 +81,7 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path.resolve())
     if path.suffix == ".safetensors":
         return _open_safetensors(path.name, [path], path.parent if (path.parent / SPLITS).exists() else None)
     if path.suffix in STATE_DICTS:
@@ -192,15 +193,44 @@ def _open_safetensors(label: str, files: list[Path], folder: Path | None) -> Che
                 infos[name] = Info(tuple(piece.get_shape()), _dtype(piece.get_dtype()), file.name)
     if not infos:
         raise ValueError(f"{files[0].parent if len(files) > 1 else files[0]} holds no tensors")
-    paths = {file.name: file for file in files}
+    read = _Reader({file.name: file for file in files}, infos)
+    if folder is None:  # a single file: what stands beside it may say what it is, but is not part of it
+        config = _json(files[0].parent / "config.json")
+        return Checkpoint(label, infos, read, config=config if "model_type" in config else {})
+    return Checkpoint(label, infos, read, folder, _json(folder / "config.json"), _splits(folder / SPLITS))
 
-    def read(name: str) -> Tensor:
-        # Opened anew for each tensor: the pages that a mapping has touched would otherwise stay in memory.
-        with _opened(paths[infos[name].shard]) as handle:
-            return handle.get_tensor(name).clone()
 
-    config = {} if folder is None else _json(folder / "config.json")
-    return Checkpoint(label, infos, read, folder, config, {} if folder is None else _splits(folder / SPLITS))
+class _Reader:
+    """Reads one tensor by name. The file is closed, and its pages with it, once `KEPT` bytes of it were mapped.
+
+    Opening a file parses its header, which is slow for thousands of small tensors; keeping it open keeps every page
+    that was touched in memory, which is a whole model in the end.
+    """
+
+    KEPT = 1 << 24
+
+    def __init__(self, paths: dict[str, Path], infos: dict[str, Info]):
+        self.paths, self.infos = paths, infos
+        self.opened: tuple[str, ExitStack, Any] | None = None
+        self.mapped = 0
+
+    def __call__(self, name: str) -> Tensor:
+        shard = self.infos[name].shard
+        if self.opened is None or self.opened[0] != shard:
+            self.close()
+            stack = ExitStack()
+            self.opened = (shard, stack, stack.enter_context(_opened(self.paths[shard])))
+        tensor = self.opened[2].get_tensor(name).clone()
+        self.mapped += self.infos[name].nbytes
+        if self.mapped > self.KEPT:
+            self.close()
+        return tensor
+
+    def close(self) -> None:
+        """Close the file that is open, if one is."""
+        if self.opened is not None:
+            self.opened[1].close()
+        self.opened, self.mapped = None, 0
 
 
 def _splits(file: Path) -> dict[str, dict]:
@@ -245,9 +275,10 @@ def whole_folder(out: str | os.PathLike) -> Iterator[Path]:
     try:
         work.mkdir(parents=True)
         yield work
-        for file in work.iterdir():
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
+        for file in work.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
         if out.exists():
             out.rmdir()
         work.rename(out)
@@ -282,7 +313,9 @@ def write_index(folder: Path, shards: Mapping[str, list[str]], nbytes: int) -> N
 
 def copy_companions(source: Path | None, folder: Path) -> None:
     """Copy what stands beside the weights (config, tokenizer, modeling files), weights and indexes left out."""
-    for file in sorted(source.iterdir()) if source else ():
+    for file in sorted(source.rglob("*")) if source else ():
+        place = file.relative_to(source)
         weights = file.suffix in WEIGHTS or file.name.endswith(".index.json")
-        if file.is_file() and not weights and not file.name.startswith("."):
-            shutil.copyfile(file, folder / file.name)
+        if file.is_file() and not weights and not any(part.startswith(".") for part in place.parts):
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / place)

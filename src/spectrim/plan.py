@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import os
-from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from .budgets import Candidate, allocate
 from .steps import magnitude_counts
 from .survey import Reading, Survey, inventory
 
@@ -39,12 +38,12 @@ class Entry(_Record):
     rank: int | None = Field(default=None, ge=1)
     zeros: int | None = Field(default=None, ge=0)
     basis: Basis = "plain"
-    params_before: int
-    params_after: int
-    bytes_before: int
-    bytes_after: int
-    macs_before: int
-    macs_after: int
+    params_before: int = Field(ge=0)
+    params_after: int = Field(ge=0)
+    bytes_before: int = Field(ge=0)
+    bytes_after: int = Field(ge=0)
+    macs_before: int = Field(ge=0)
+    macs_after: int = Field(ge=0)
     damage: float | None = Field(default=None, ge=0)
     spikes: int | None = None
     spikes_cut: int = 0
@@ -89,8 +88,8 @@ class Subject(_Record):
 
     label: str
     fingerprint: str
-    params: int
-    bytes: int
+    params: int = Field(ge=0)
+    bytes: int = Field(ge=0)
     fused: str = "split"
     edge: str
 
@@ -104,6 +103,13 @@ class Plan(_Record):
     target: dict[Literal["params", "zeros"], float]
     entries: tuple[Entry, ...]
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _once_each(self):
+        names = [e.name for e in self.entries]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice[:3])} has more than one entry")
+        return self
 
     @property
     def touched(self) -> tuple[Entry, ...]:
@@ -212,7 +218,7 @@ def plan(
             "give one target: params=0.5 (share of the parameters kept) or zeros=0.5 (share of zero entries)"
         )
     share = params if params is not None else zeros
-    if not isinstance(share, int | float) or not 0 < share <= 1:
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise ValueError(f"a target lies in (0, 1], not {share!r}: 0.5 means one half")
     if not found.fitted:
         raise ValueError(f"{found.model} has no matrix with a verdict, so there is nothing to plan for")
@@ -224,125 +230,28 @@ def plan(
     return _finish(found, {"params": params}, entries, notes)
 
 
-class _Candidate(NamedTuple):
-    reading: Reading
-    s: np.ndarray  # singular values in the basis of the plan
-    spikes: int
-    weight: float  # what the whole of this matrix counts beside the others: rows cols, so that an entry counts alike
-
-    @property
-    def side(self) -> int:
-        return self.reading.rows + self.reading.cols
-
-    @property
-    def least(self) -> int:
-        """Values that stay while there is bulk anywhere to cut."""
-        return max(1, self.spikes)
-
-    def cost(self, k: int) -> int:
-        """Numbers stored when k values are kept: what is stored now where a split would not be smaller."""
-        return min(self.reading.params, k * self.side)
-
-    def pays(self, k: int) -> bool:
-        """Whether k values stored as a pair are fewer numbers than what is stored now: the break-even guard."""
-        return k * self.side < self.reading.params
-
-
-class _Cut(NamedTuple):
-    """One move down the hull of a matrix: to k values, at this much damage for each number saved."""
-
-    spikes: bool
-    price: float
-    owner: int
-    k: int
-
-
-def _candidates(found: Survey, basis: Basis) -> list[_Candidate]:
-    chosen = []
+def _candidates(found: Survey, basis: Basis) -> dict[str, Candidate]:
+    chosen = {}
     for r in found.fitted:
         if r.splittable:
             plain = basis == "plain" and r.plain_spectrum is not None
             spectrum, fit = (r.plain_spectrum, r.plain) if plain else (r.spectrum, r.fit)
-            chosen.append(_Candidate(r, spectrum.s, fit.spikes, r.rows * r.cols))
+            chosen[r.name] = Candidate(r.rows, r.cols, r.params, spectrum.s, fit.spikes, r.rows * r.cols)
     return chosen
-
-
-def _damages(c: _Candidate) -> np.ndarray:
-    """weight ||W - W_k||^2 / ||W||^2 for k = 0 .. p."""
-    energy = c.weight * c.s**2 / np.sum(c.s**2)
-    return np.concatenate([np.cumsum(energy[::-1])[::-1], [0.0]])
-
-
-def _cuts(owner: int, c: _Candidate) -> list[_Cut]:
-    """The moves along the lower convex hull of damage against numbers stored: through the bulk, then the spikes."""
-    damage = _damages(c)
-    cuts, start = [], (c.reading.params, 0.0, len(c.s))
-    below = [k for k in range(len(c.s), 0, -1) if c.pays(k)]
-    for spikes in (False, True):
-        hull = [start]
-        for k in below:
-            if (k < c.least) is not spikes:
-                continue
-            point = (k * c.side, damage[k], k)
-            while len(hull) > 1 and _price(hull[-1], point) <= _price(hull[-2], hull[-1]):
-                hull.pop()
-            hull.append(point)
-        cuts += [_Cut(spikes, _price(p, q), owner, q[2]) for p, q in pairwise(hull)]
-        start = hull[-1]
-    return cuts
-
-
-def _price(above: tuple, below: tuple) -> float:
-    return (below[1] - above[1]) / (above[0] - below[0])
-
-
-def _allocate(candidates: list[_Candidate], budget: float) -> list[int]:
-    """The values kept in each matrix: least damage in total for at most `budget` numbers, bulk before any spike."""
-    kept = [len(c.s) for c in candidates]
-    left = sum(c.reading.params for c in candidates)
-    spikes = False
-    for cut in sorted(cut for i, c in enumerate(candidates) for cut in _cuts(i, c)):
-        if left <= budget:
-            break
-        c = candidates[cut.owner]
-        left += c.cost(cut.k) - c.cost(kept[cut.owner])
-        kept[cut.owner] = cut.k
-        spikes = cut.spikes
-    # A move may overshoot: what room is left goes to the values that matter most and still fit.
-    room: list[tuple[float, int]] = []
-    damages = [_damages(c) for c in candidates]
-
-    def offer(i: int) -> None:
-        c, k = candidates[i], kept[i]
-        limit = c.spikes if spikes else len(c.s)
-        if k < limit and c.pays(k + 1):
-            heapq.heappush(room, ((damages[i][k + 1] - damages[i][k]) / c.side, i))
-
-    for i, c in enumerate(candidates):
-        if c.pays(kept[i]):
-            offer(i)
-    while room:
-        _, i = heapq.heappop(room)
-        if left + candidates[i].side <= budget:
-            kept[i] += 1
-            left += candidates[i].side
-            offer(i)
-    return kept
 
 
 def _ranks(found: Survey, share: float, basis: Basis, dense: bool) -> tuple[list[Entry], list[str]]:
     candidates = _candidates(found, basis)
     if not candidates:
         raise ValueError("no matrix of this model can be split")
-    total = sum(c.reading.params for c in candidates)
-    least = sum(c.cost(1) for c in candidates)
+    total = sum(c.params for c in candidates.values())
+    least = sum(c.cost(1) for c in candidates.values())
     if least > share * total:
         raise ValueError(f"params={share} is out of reach: with one value in every matrix {least / total:.2%} is left")
+    kept = dict(zip(candidates, allocate(list(candidates.values()), share * total), strict=True))
+    readings = {r.name: r for r in found.matrices}
     notes = []
-    entries = {
-        c.reading.name: _rank_entry(c, k, basis, dense)
-        for c, k in zip(candidates, _allocate(candidates, share * total), strict=True)
-    }
+    entries = {name: _rank_entry(readings[name], c, kept[name], basis, dense) for name, c in candidates.items()}
     cut = sum(e.spikes_cut for e in entries.values())
     if cut:
         notes.append(f"the target lies below the noise: {cut} spikes are cut too, the smallest first")
@@ -351,8 +260,8 @@ def _ranks(found: Survey, share: float, basis: Basis, dense: bool) -> tuple[list
     return [entries.get(r.name) or _kept(r, _why_not(r)) for r in found.matrices], notes
 
 
-def _rank_entry(c: _Candidate, k: int, basis: Basis, dense: bool) -> Entry:
-    r, even = c.reading, c.reading.rows * c.reading.cols / c.side
+def _rank_entry(r: Reading, c: Candidate, k: int, basis: Basis, dense: bool) -> Entry:
+    even = r.rows * r.cols / c.side
     if not c.pays(k):
         if c.spikes >= even:
             why = f"its {c.spikes} spikes alone would fill a pair: a split pays below {even:.0f} values"

@@ -11,7 +11,7 @@ from torch import Tensor
 from .linalg import Factors, svd
 from .reading import Equalised
 
-_HALF = 16  # a magnitude is found by the upper and the lower half of its 32 bits
+DIGIT = 16  # bits of a magnitude that are found in one pass over the matrices
 
 
 def truncate(W: Tensor, rank: int, scales: Equalised | None = None) -> Factors:
@@ -58,13 +58,13 @@ def smallest_to_zero(W: Tensor, zeros: int) -> Tensor:
 def magnitude_counts(readers: Sequence[Callable[[], Tensor]], zeros: int) -> list[tuple[int, float]]:
     """Return for each matrix how many of the `zeros` smallest magnitudes of all of them together are its own.
 
-    Exact, with one matrix in memory at a time: the threshold is found digit by digit, from histograms of the upper
-    and then the lower 16 bits of the magnitudes as float32 (non-negative floats are ordered as their bits are). Equal
+    Exact, with one matrix in memory at a time: the threshold is found digit by digit, from histograms of 16 bits of the
+    magnitudes (non-negative floats are ordered as their bits are), in float64 if any matrix is, else in float32. Equal
     magnitudes at the threshold are taken from the earlier matrix first. The second figure is the relative Frobenius
     error that follows.
 
     Args:
-        readers: one function a matrix, each returning it; called three times.
+        readers: one function a matrix, each returning it; called once a digit and once more.
         zeros: entries to be zeroed, 0 to the number of all entries.
 
     Example:
@@ -72,37 +72,33 @@ def magnitude_counts(readers: Sequence[Callable[[], Tensor]], zeros: int) -> lis
         >>> [count for count, _ in magnitude_counts([lambda: A, lambda: B], 2)]
         [1, 1]
     """
-    upper = torch.zeros(1 << _HALF, dtype=torch.int64)
-    for read in readers:
-        upper += torch.bincount(_bits(read()) >> _HALF, minlength=1 << _HALF)
-    top, before = _digit(upper, zeros)
-    lower = torch.zeros(1 << _HALF, dtype=torch.int64)
-    for read in readers:
-        bits = _bits(read())
-        lower += torch.bincount(bits[bits >> _HALF == top] & ((1 << _HALF) - 1), minlength=1 << _HALF)
-    low, below = _digit(lower, zeros - before)
-    threshold, spare = (top << _HALF) + low, zeros - before - below
+    dtype = torch.float64 if any(read().dtype == torch.float64 for read in readers) else torch.float32
+    threshold, below = 0, 0  # the digits found so far, and how many magnitudes lie under them
+    top = 8 * dtype.itemsize - DIGIT
+    for shift in range(top, -1, -DIGIT):
+        histogram = torch.zeros(1 << DIGIT, dtype=torch.int64)
+        for read in readers:
+            bits = _bits(read(), dtype)
+            same = bits if shift == top else bits[bits >> (shift + DIGIT) == threshold]
+            histogram += torch.bincount(same >> shift & ((1 << DIGIT) - 1), minlength=1 << DIGIT)
+        reached = torch.cumsum(histogram, 0)
+        digit = min(int(torch.searchsorted(reached, max(1, zeros - below))), len(reached) - 1)
+        below += int(reached[digit - 1]) if digit else 0
+        threshold = threshold << DIGIT | digit
+    spare = zeros - below
     counts = []
     for read in readers:
         W = read()
-        bits = _bits(W)
-        at = min(spare, int((bits == threshold).sum()))
+        bits, squares = _bits(W, dtype), W.reshape(-1).to(torch.float64).square()
+        under, level = bits < threshold, bits == threshold
+        at = min(spare, int(level.sum()))
         spare -= at
-        squares = W.reshape(-1).to(torch.float64).square()
-        lost = squares[bits < threshold].sum() + at * squares[bits == threshold].sum() / max(
-            1, (bits == threshold).sum()
-        )
+        lost = float(squares[under].sum()) + (at * float(squares[level][0]) if at else 0.0)
         whole = float(squares.sum())
-        counts.append((int((bits < threshold).sum()) + at, math.sqrt(float(lost) / whole) if whole else 0.0))
+        counts.append((int(under.sum()) + at, math.sqrt(lost / whole) if whole else 0.0))
     return counts
 
 
-def _bits(W: Tensor) -> Tensor:
-    return W.reshape(-1).to(torch.float32).abs().view(torch.int32).to(torch.int64)
-
-
-def _digit(histogram: Tensor, wanted: int) -> tuple[int, int]:
-    """The bin in which the `wanted`-th smallest lies, and how many lie before that bin."""
-    reached = torch.cumsum(histogram, 0)
-    place = min(int(torch.searchsorted(reached, max(1, wanted))), len(histogram) - 1)
-    return place, int(reached[place - 1]) if place else 0
+def _bits(W: Tensor, dtype: torch.dtype) -> Tensor:
+    whole = torch.int64 if dtype == torch.float64 else torch.int32
+    return W.reshape(-1).to(dtype).abs().view(whole).to(torch.int64)

@@ -293,7 +293,7 @@ def _trim_checkpoint(source: Checkpoint, plan: Plan, out: Path, progress: Progre
                     tensors[name] = source.read(name)
             changes += _verify_written(source, tensors, works, plan.model.fused)
             file = folder / (shard if shard.endswith(".safetensors") else "model.safetensors")
-            write_tensors(tensors, file)
+            write_tensors(tensors, file, {name: kept for name, kept in source.tied.items() if kept in tensors})
             shards[file.name] = list(tensors)
             params += sum(t.numel() for t in tensors.values())
             nbytes += sum(t.numel() * t.element_size() for t in tensors.values())
@@ -325,12 +325,13 @@ def _write_record(folder: Path, splits: dict, done: Changes, architecture: str |
 def save(model: nn.Module, out: str | os.PathLike, done: Changes) -> Path:
     """Write a trimmed live model to a new folder; see output.py for what stands there."""
     out = Path(out)
-    state, seen = {}, set()
+    state, tied, met = {}, {}, {}
     for name, t in model.state_dict().items():
         place = (t.data_ptr(), t.shape) if t.numel() else name
-        if place not in seen:  # tied weights are stored once
-            seen.add(place)
+        if met.setdefault(place, name) == name:
             state[name] = t
+        else:  # stored once; the metadata tells, as safetensors' own save_model does
+            tied[name] = met[place]
     architecture = None
     with whole_folder(out) as folder:
         config = getattr(model, "config", None)
@@ -341,6 +342,6 @@ def save(model: nn.Module, out: str | os.PathLike, done: Changes) -> Path:
             config.save_pretrained(folder)
             if getattr(transformers, type(model).__name__, None) is type(model):
                 architecture = type(model).__name__
-        write_tensors(state, folder / "model.safetensors")
+        write_tensors(state, folder / "model.safetensors", tied)
         _write_record(folder, factored.describe(model), done, architecture)
     return out
