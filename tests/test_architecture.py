@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": set(),
     "modules": {"sites", "factored"},
     "names": {"sites", "checkpoint"},
-    "survey": {"edges", "reading", "metrics", "spectrum", "sites", "modules", "names", "checkpoint"},
+    "survey": {"edges", "linalg", "reading", "metrics", "spectrum", "sites", "modules", "names", "checkpoint"},
     "budgets": set(),
     "plan": {"survey", "budgets", "steps"},
     "output": set(),

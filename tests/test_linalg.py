@@ -117,12 +117,15 @@ def test_a_driver_that_fails_is_replaced_and_recorded(generator, monkeypatch):
     def fails(*args, **kwargs):
         raise torch.linalg.LinAlgError("linalg.eigh: failed to converge")
 
-    monkeypatch.setattr(torch.linalg, "eigvalsh", fails)
+    monkeypatch.setattr(np.linalg, "eigvalsh", fails)
     notes: list[str] = []
+    np.testing.assert_allclose(singular_values(W, notes), expected, rtol=1e-6)
+    assert notes == ["numpy's eigvalsh failed (linalg.eigh: failed to converge); used torch's eigvalsh instead"]
+    monkeypatch.setattr(torch.linalg, "eigvalsh", fails)
     np.testing.assert_allclose(singular_values(W, notes), expected, rtol=1e-12)
-    assert notes == ["eigvalsh failed (linalg.eigh: failed to converge); used LAPACK gesvd instead"]
+    assert notes[-1] == "torch's eigvalsh failed (linalg.eigh: failed to converge); used LAPACK gesvd instead"
     even = read_equalised(W, notes=notes)[1]
-    assert len(notes) == 2
+    assert len(notes) == 5
     np.testing.assert_allclose(
         read_equalised(W)[0].s, np.linalg.svd(even.apply(W).numpy(), compute_uv=False), rtol=1e-12
     )
@@ -131,10 +134,26 @@ def test_a_driver_that_fails_is_replaced_and_recorded(generator, monkeypatch):
     assert notes[-1].startswith("svd failed")
 
 
+def test_both_drivers_agree_on_either_side_of_the_switch(generator, monkeypatch):
+    W = noise(90, 140, generator=generator)
+    by_numpy = singular_values(W)
+    monkeypatch.setattr(linalg, "TORCH_FROM", 50)
+    np.testing.assert_allclose(singular_values(W), by_numpy, rtol=1e-10)
+
+
+def test_one_thread_puts_the_setting_back():
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError, match="inside"), linalg.one_thread():
+        assert torch.get_num_threads() == 1
+        raise RuntimeError("inside")
+    assert torch.get_num_threads() == before
+
+
 def test_a_failure_of_the_last_driver_is_raised(generator, monkeypatch):
     def fails(*args, **kwargs):
         raise np.linalg.LinAlgError("no")
 
+    monkeypatch.setattr(np.linalg, "eigvalsh", fails)
     monkeypatch.setattr(torch.linalg, "eigvalsh", fails)
     monkeypatch.setattr(linalg, "dense_svd", fails)
     with pytest.raises(np.linalg.LinAlgError):

@@ -6,8 +6,12 @@ import hashlib
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +20,7 @@ from torch import Tensor, nn
 
 from .checkpoint import Checkpoint, of_state, open_checkpoint
 from .edges import Bema
+from .linalg import one_thread
 from .metrics import bulk_share
 from .modules import of_module
 from .names import of_checkpoint
@@ -29,6 +34,8 @@ if TYPE_CHECKING:
 Edge = Callable[[Spectrum], NoiseFit]
 Model = nn.Module | str | os.PathLike | Mapping[str, Tensor]
 SCHEMA = "spectrim.survey/1"
+SMALL = 1 << 22  # entries of a matrix that one thread judges while others judge the next ones: 2048 x 2048
+Progress = Callable[[Iterable[Site]], Iterable[Site]]
 EVEN = 1e-3  # how far row and column mean squares may differ once they are evened out
 
 
@@ -198,7 +205,7 @@ def survey(
     *,
     equalize: bool = True,
     fused: str = "split",
-    progress: Callable[[Iterable[Site]], Iterable[Site]] | None = None,
+    progress: Progress | None = None,
 ) -> Survey:
     """Return the `Survey` of a model: every weight matrix with its spectrum, its noise level and its spikes.
 
@@ -222,7 +229,7 @@ def survey(
     edge = Bema() if edge is None else edge
     source = open_model(model)
     found = inventory(source, fused)
-    readings = [_read(site, edge, equalize) for site in (progress or iter)(found.sites)]
+    readings = _read_all(found.sites, edge, equalize, progress or iter)
     readings += [_skip(skipped) for skipped in found.skipped]
     return Survey(
         model=found.label,
@@ -271,8 +278,36 @@ def _skip(skipped: Skipped) -> Reading:
     )
 
 
-def _read(site: Site, edge: Edge, equalize: bool) -> Reading:
-    W = site.get()
+def _read_all(sites: tuple[Site, ...], edge: Edge, equalize: bool, progress: Progress) -> list[Reading]:
+    """The readings in the order of the sites. Small matrices are shared out, one thread each; large ones take them all.
+
+    Tensors are fetched here, so that a file is read by one thread and never more than a few matrices are in memory.
+    """
+    workers = torch.get_num_threads()
+    small = [i for i, site in enumerate(sites) if workers > 1 and site.rows * site.cols <= SMALL]
+    large = sorted(set(range(len(sites))) - set(small))
+    position = {id(site): i for i, site in enumerate(sites)}
+    stream = iter(progress([sites[i] for i in (*small, *large)]))
+    readings: dict[int, Reading] = {}
+    waiting: deque[tuple[int, Future]] = deque()
+    with ExitStack() as held:
+        pool = None
+        if small:
+            held.enter_context(one_thread())
+            pool = held.enter_context(ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)))
+            held.callback(lambda: pool.shutdown(wait=True, cancel_futures=True))
+        for site in islice(stream, len(small)):
+            waiting.append((position[id(site)], pool.submit(_read, site, site.get(), edge, equalize)))
+            if len(waiting) > workers:
+                i, first = waiting.popleft()
+                readings[i] = first.result()
+        readings |= {i: future.result() for i, future in waiting}
+    for site in stream:
+        readings[position[id(site)]] = _read(site, site.get(), edge, equalize)
+    return [readings[i] for i in range(len(sites))]
+
+
+def _read(site: Site, W: Tensor, edge: Edge, equalize: bool) -> Reading:
     notes = [site.note] if site.note else []
     known = {
         "name": site.name,
