@@ -17,13 +17,15 @@ import torch
 from safetensors.torch import save_file
 
 WORKER = """
-import json, resource, sys
+import json, re, sys
 import spectrim, spectrim.cli, spectrim.report, torch
 torch.set_num_threads(2)
 torch.linalg.eigvalsh(torch.eye(64, dtype=torch.float64))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def kib(what):  # getrusage would count what the parent held when it started this process
+    return int(re.search(rf"{what}:\\s+(\\d+)", open("/proc/self/status").read())[1])
+before = kib("VmRSS")
 found = spectrim.survey(sys.argv[1])
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+after = kib("VmHWM")
 figures = {"before_mib": before / 1024, "peak_mib": after / 1024}
 print(json.dumps(figures | {"matrices": len(found.fitted), "seconds": found.seconds}))
 """

@@ -25,7 +25,7 @@ from pathlib import Path
 CONTENDERS = ("floor", "best floor", "plain", "equalised", "weightwatcher")
 
 WORKER = r"""
-import contextlib, io, json, resource, sys, time
+import contextlib, io, json, re, sys, time
 import torch
 from torch import nn
 name, threads = sys.argv[1], int(sys.argv[2])
@@ -81,12 +81,14 @@ else:
             return len(sites)
     else:
         work = lambda: len(spectrim.survey(model, equalize=name == "equalised").fitted)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def kib(what):
+    return int(re.search(rf"{what}:\s+(\d+)", open("/proc/self/status").read())[1])
+before = kib("VmRSS")
 start = time.perf_counter()
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     matrices = work()
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = kib("VmHWM")
 figures = {"seconds": seconds, "matrices": matrices, "params": params}
 print(json.dumps(figures | {"peak_mib": peak / 1024, "before_mib": before / 1024}))
 """
