@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from .steps import magnitude_counts, smallest_to_zero
 from .survey import Survey, inventory, survey
 from .trim import trim
 
+NAME = "all-MiniLM-L6-v2"
 SIZES = (0.9, 0.75, 0.5)
 BATCH = 32
 DRAWS = 1000  # bootstrap draws behind a standard error
@@ -271,7 +272,7 @@ def run(
     dense = fresh()
     base = score(dense, encoder, tasks)
     say("surveying its weight matrices")
-    found = survey(folder)
+    found = replace(survey(folder), model=NAME)
     out.mkdir(parents=True, exist_ok=True)
     found.to_json(out / "survey.json")
     plans, models, folders, scored = [], {}, {}, {}
@@ -323,7 +324,7 @@ def run(
             "after": _on_disk(next(r for r in rows if r.name == f"split {sizes[-1]:.0%}")),
         },
         scores=demo.table(),
-        title=f"all-MiniLM-L6-v2, split at {sizes[-1]:.0%} of its matrix parameters",
+        title=f"{NAME}, split at {sizes[-1]:.0%} of its matrix parameters",
     )
     return demo
 

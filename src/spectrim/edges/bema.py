@@ -25,8 +25,7 @@ class Bema:
     it settles within a few rounds, and where a refit would take a spike back, the higher edge stands.
 
     False-spike rate on pure noise: beta. Bias of sigma**2 beside planted signal: half a per cent to two per cent low,
-    where a fit without refit is 4 to 20 per cent high (table in docs/equalisation.md). `edge_interval` spans the edges
-    that half and twice alpha give: how far the verdict hangs on the window, not a confidence interval.
+    where a fit without refit is 4 to 20 per cent high (table in docs/equalisation.md).
 
     Args:
         alpha: share of the eigenvalues left out at each end of the fit, in [0, 1/2).
@@ -62,7 +61,7 @@ class Bema:
         reach = spectrum.noise_edge(self.beta)
         out = 0
         while True:
-            sigma, wobble = self._fit(s, spectrum, out)
+            sigma = self._fit(s, spectrum, out)
             spikes = int(np.count_nonzero(s > sigma * reach))
             # Beyond half of the values there is no bulk left to be the majority; the fit stays where it is.
             if spikes <= out or spikes > spectrum.p // 2:
@@ -72,22 +71,14 @@ class Bema:
         # One comparison decides, the one anybody can repeat with the fields of the result.
         spikes = int(np.count_nonzero(spectrum.s > edge))
         fit = misfit(spectrum, unit * sigma, self.alpha, spikes) if spikes <= spectrum.p // 2 else None
-        return NoiseFit(
-            unit * sigma, edge, (unit * reach * wobble[0], unit * reach * wobble[1]), fit, spikes, repr(self)
-        )
+        return NoiseFit(unit * sigma, edge, None, fit, spikes, repr(self))
 
-    def _fit(self, s: NDArray[np.float64], spectrum: Spectrum, out: int) -> tuple[float, tuple[float, float]]:
+    def _fit(self, s: NDArray[np.float64], spectrum: Spectrum, out: int) -> float:
         m = s.size - out
         seen = s[:m] ** 2 / (spectrum.n - out)
         levels = (np.arange(m) + 0.5) / m
         law = spectrum.noise_quantiles(out)
-
-        def through(alpha: float) -> float:
-            # The middle value, or two, belong to every window, however narrow.
-            margin = min(alpha, (m - 1) // 2 / m)
-            inside = (levels >= margin) & (levels <= 1 - margin)
-            return sqrt(float(law[inside] @ seen[inside]) / float(law[inside] @ law[inside]))
-
-        # How far the answer hangs on alpha: the same fit with half and with twice the share at each end.
-        sigmas = [through(a) for a in (self.alpha, 0.5 * self.alpha, min(2 * self.alpha, 0.45))]
-        return sigmas[0], (min(sigmas), max(sigmas))
+        # The middle value, or two, belong to every window, however narrow.
+        margin = min(self.alpha, (m - 1) // 2 / m)
+        inside = (levels >= margin) & (levels <= 1 - margin)
+        return sqrt(float(law[inside] @ seen[inside]) / float(law[inside] @ law[inside]))
