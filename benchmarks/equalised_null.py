@@ -40,10 +40,16 @@ SIZES = (
     (384, 1536, 400),
     (800, 800, 300),
 )
+ENTRIES = {  # all of unit variance; kurtosis 3, 1.8, 1 and 6
+    "gaussian": lambda generator, shape: noise(*shape, generator=generator),
+    "uniform": lambda generator, shape: generator.uniform(-sqrt(3), sqrt(3), shape),
+    "signs": lambda generator, shape: generator.choice([-1.0, 1.0], shape),
+    "laplace": lambda generator, shape: generator.laplace(scale=sqrt(0.5), size=shape),
+}
 PLANTED = ((100, 300), (384, 384), (384, 1536))
 
 
-def null(p: int, n: int, draws: int, log_sd: float, seed: int) -> dict[str, object]:
+def null(p: int, n: int, draws: int, log_sd: float, seed: int, entries: str = "gaussian") -> dict[str, object]:
     """Top eigenvalues of independent and of equalised noise in Tracy-Widom units, and how often each is a spike."""
     g = p / n
     centre, unit = (1 + sqrt(g)) ** 2, n ** (-2 / 3) * g ** (-1 / 6) * (1 + sqrt(g)) ** (4 / 3)
@@ -51,13 +57,13 @@ def null(p: int, n: int, draws: int, log_sd: float, seed: int) -> dict[str, obje
     spiky = {"plain": 0, "uncorrected": 0, "corrected": 0, "whole path": 0, "known": 0, "median": 0}
     generator = np.random.default_rng([seed, p, n])
     for _ in range(draws):
-        N = noise(p, n, generator=generator)
+        N = ENTRIES[entries](generator, (p, n))
         W = scales(p, log_sd, generator=generator)[:, None] * N * scales(n, log_sd, generator=generator)
         plain = read_spectrum(N)
         even = read_equalised(W)[0]
         # Equalised noise keeps the norm of W; divided by that of N its sigma is one again.
         gain = np.linalg.norm(W) / np.linalg.norm(N)
-        even = Spectrum(even.s / gain, p, n, equalised=True)
+        even = Spectrum(even.s / gain, p, n, equalised=True, spread=even.spread)
         tops.append((plain.eigenvalues[0], even.eigenvalues[0]))
         shifts.append((even.eigenvalues[0] / plain.eigenvalues[0] - 1) * sqrt(n * p))
         as_plain = Spectrum(even.s, p, n)
@@ -77,6 +83,7 @@ def null(p: int, n: int, draws: int, log_sd: float, seed: int) -> dict[str, obje
         "n": n,
         "draws": draws,
         "log_sd": log_sd,
+        "entries": entries,
         "tw_mean": standard.mean(0).round(4).tolist(),
         "tw_sd": standard.std(0).round(4).tolist(),
         "relative_shift_times_root_np": round(float(np.mean(shifts)), 3),
@@ -183,6 +190,11 @@ def main() -> None:
         ("null", null, (p, n, draws // share, sd, args.seed))
         for p, n, draws in ((100, 300, 1000), (384, 384, 400))
         for sd in (0.3, 0.6)
+    ]
+    jobs += [
+        ("null", null, (p, n, draws // share, 0.3, args.seed, entries))
+        for p, n, draws in ((100, 100, 1000), (100, 300, 1000), (384, 384, 300))
+        for entries in ("uniform", "signs", "laplace")
     ]
     jobs += [
         ("bias", bias, (p, n, count, max(4, 20 // share), args.seed))

@@ -18,11 +18,13 @@ from spectrim import Known, NoiseFit, Plan, Reading, Spectrum, Survey, plan, pla
 SHAPES = st.tuples(st.integers(2, 60), st.integers(2, 60))
 
 
-def reading(name: str, rows: int, cols: int, spikes: int, generator: np.random.Generator, pair: int = 0) -> Reading:
+def reading(
+    name: str, rows: int, cols: int, spikes: int, generator: np.random.Generator, zero_rows: int = 0
+) -> Reading:
     """A reading with a spectrum of its own and a verdict that is given: the plan looks at nothing else."""
-    s = np.sort(generator.uniform(0.1, 1, min(rows, cols)) * generator.uniform(0.5, 2))[::-1].copy()
+    s = np.sort(generator.uniform(0.1, 1, min(rows - zero_rows, cols)) * generator.uniform(0.5, 2))[::-1].copy()
     s[:spikes] += 1 + np.arange(spikes, 0, -1)
-    spectrum, fit = Spectrum(s, rows, cols), NoiseFit(0.1, 1.0, None, 0.01, spikes, "Test()")
+    spectrum, fit = Spectrum(s, rows - zero_rows, cols), NoiseFit(0.1, 1.0, None, 0.01, spikes, "Test()")
     return Reading(name, "linear", rows, cols, spectrum, fit, params=rows * cols, plain=fit, plain_spectrum=spectrum)
 
 
@@ -35,8 +37,11 @@ def survey_of(readings: list[Reading], beside: int = 100) -> Survey:
 def surveys(draw) -> Survey:
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     shapes = draw(st.lists(SHAPES, min_size=1, max_size=6))
-    spikes = [draw(st.integers(0, min(shape) - 1)) for shape in shapes]
-    found = [reading(f"m{i}", *shape, k, generator) for i, (shape, k) in enumerate(zip(shapes, spikes, strict=True))]
+    found = []
+    for i, (rows, cols) in enumerate(shapes):
+        zero = draw(st.sampled_from([0, 0, rows // 3, 2 * rows // 3]))  # rows that the survey left out
+        spikes = draw(st.integers(0, min(rows - zero, cols) - 1))
+        found.append(reading(f"m{i}", rows, cols, spikes, generator, zero))
     return survey_of(found)
 
 
@@ -50,8 +55,14 @@ def assert_reached(found: Survey, chosen: Plan, share: float) -> None:
     total = sum(r.params for r in found.fitted)
     assert chosen.params_before == total
     assert chosen.params_after == sum(e.params_after for e in chosen.entries) <= share * total
-    step = max((e.rows + e.cols for e in chosen.touched), default=0)
-    assert share * total - chosen.params_after <= step or not chosen.touched
+    step = max((e.rows + e.cols for e in chosen.entries), default=0)
+    values = {r.name: r.spectrum.p for r in found.fitted}
+    lossless = all(
+        e.rank == values[e.name] for e in chosen.touched
+    )  # zero rows went, and there is nothing to give back
+    assert share * total - chosen.params_after <= step or lossless
+    if share == 1:
+        assert not chosen.touched
     assert chosen.model_params_after == found.params - total + chosen.params_after
 
 
@@ -336,3 +347,27 @@ def test_an_entry_left_out_by_hand_is_kept(chosen, tmp_path):
     model = net()
     trim(model, tmp_path / "plan.json")
     assert type(model[0]) is nn.Linear and type(model[1]) is not nn.Linear
+
+
+def test_zero_rows_are_no_reason_to_undershoot():
+    """A matrix with dropped rows has fewer values than its short side, and a pair of all of them is free."""
+    A = torch.randn(100, 100, generator=torch.Generator().manual_seed(0))
+    A[40:] = 0
+    found = survey({"a.weight": A})
+    assert [plan(found, params=share).params_after for share in (1.0, 0.9, 0.7, 0.4)] == [10000, 8000, 7000, 4000]
+
+
+@pytest.mark.parametrize("how", ["dense", "zeros", "basis"])
+def test_an_edit_leaves_no_stale_figure(tmp_path, how):
+    model = torch.nn.Sequential(torch.nn.Linear(60, 80), torch.nn.ReLU(), torch.nn.Linear(80, 40))
+    chosen = plan(survey(model), zeros=0.5) if how == "zeros" else plan(survey(model), params=0.4, dense=how == "dense")
+    file = tmp_path / "plan.json"
+    raw = json.loads(chosen.to_json())
+    change = {"dense": {"rank": 2}, "zeros": {"zeros": 9}, "basis": {"basis": "equalised"}}[how]
+    raw["entries"][0] |= change
+    file.write_text(json.dumps(raw))
+    first, *others = Plan.from_json(file).entries
+    assert first.damage is None and first.reason.startswith("edited by hand")
+    assert others == list(chosen.entries[1:])
+    done = trim(model, file)
+    assert done[0].name == "0" and (done[0].rank, done[0].zeros) == (first.rank, first.zeros)

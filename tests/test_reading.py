@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from spectrim import reading
 from spectrim.edges import Bema
@@ -126,3 +127,37 @@ def test_an_edge_that_refuses_leaves_biwhitening(generator):
     spectrum, even = read_equalised(W, Bema())
     assert spectrum.p == 5
     assert even.rounds == 0
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-20, 1e15])
+def test_float32_of_any_size_gives_the_same_verdict(factor, generator):
+    made = planted(100, 160, np.linspace(3, 6, 8) * critical(100, 160), row_log_sd=0.3, generator=generator)
+    W = torch.from_numpy(made.W).float()
+    plain, _ = read_equalised(W, Bema())
+    scaled, _ = read_equalised(W * factor, Bema())
+    assert Bema()(scaled).spikes == Bema()(plain).spikes == 8
+    np.testing.assert_allclose(scaled.s / factor, plain.s, rtol=1e-4)  # float32 rounds W * factor
+
+
+@pytest.mark.parametrize("blocks", [((50, 100), (70, 100)), ((30, 150), (90, 50))])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_blocks_that_cannot_be_evened_out_are_said_so(blocks, dtype, generator):
+    """The total of a block is shared by its rows and by its columns: unless it is square-like, both cannot be even."""
+    W = torch.block_diag(*(torch.from_numpy(noise(*shape, generator=generator)) for shape in blocks)).to(dtype)
+    spectrum, even = read_equalised(W, Bema())
+    assert even.uneven > 0.05 and even.rounds == 0
+    assert np.all(np.isfinite(spectrum.s)) and np.all(np.isfinite(even.rows)) and np.all(np.isfinite(even.cols))
+    squares = even.apply(W).square()
+    means = [squares.mean(0), squares.mean(1)]
+    worst = max(float((m / m.mean() - 1).abs().max()) for m in means)
+    assert even.uneven == pytest.approx(worst, rel=0.2)  # what is reported is what is left
+
+
+def test_the_kurtosis_of_the_entries_sets_the_correction(generator):
+    for draw, spread in (
+        (lambda: generator.normal(size=(200, 300)), 2.0),
+        (lambda: generator.uniform(-1, 1, (200, 300)), 0.8),
+        (lambda: generator.choice([-1.0, 1.0], (200, 300)), 0.0),
+        (lambda: generator.laplace(size=(200, 300)), 2.0),
+    ):
+        assert read_equalised(draw())[0].spread == pytest.approx(spread, abs=0.06)

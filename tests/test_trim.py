@@ -445,3 +445,33 @@ def test_a_full_disk_is_an_error(trimmable, tmp_path):
         assert_refused(done, disk, "could not be written")
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fault", ["last column lost", "last column turned"])
+@pytest.mark.parametrize("basis", ["plain", "equalised"])
+def test_a_cut_with_one_direction_wrong_is_noticed(dtype, fault, basis, monkeypatch):
+    from spectrim import linalg
+
+    model = torch.nn.Sequential(torch.nn.Linear(96, 128, dtype=dtype))
+    chosen = plan(survey(model), params=0.5, basis=basis)
+    whole = linalg.Factors.split
+
+    def wrong(self):
+        left, right = whole(self)
+        left = left.clone()
+        left[:, -1] *= 0 if fault == "last column lost" else -1
+        return left, right
+
+    monkeypatch.setattr(linalg.Factors, "split", wrong)
+    with pytest.raises(RuntimeError, match="not the cut that was computed"):
+        trim(model, chosen)
+    assert isinstance(model[0], torch.nn.Linear)  # nothing was written
+
+
+def test_a_plan_that_promises_another_damage_is_refused():
+    model = torch.nn.Sequential(torch.nn.Linear(60, 80))
+    chosen = plan(survey(model), params=0.5)
+    entry = chosen.entries[0].model_copy(update={"damage": 0.001})
+    with pytest.raises(RuntimeError, match=r"the plan says 0\.0010"):
+        trim(model, chosen.model_copy(update={"entries": (entry,)}))

@@ -32,13 +32,18 @@ class Candidate(NamedTuple):
         """Values that stay while there is bulk anywhere to cut."""
         return max(1, self.spikes)
 
+    @property
+    def whole(self) -> int:
+        """The k of a matrix left as it is: more than it has values where zero rows or columns were dropped."""
+        return min(self.rows, self.cols)
+
     def cost(self, k: int) -> int:
         """Numbers stored when k values are kept: what is stored now where a split would not be smaller."""
-        return min(self.params, k * self.side)
+        return self.params if k >= self.whole else min(self.params, k * self.side)
 
     def pays(self, k: int) -> bool:
         """Whether k values stored as a pair are fewer numbers than what is stored now: the break-even guard."""
-        return k * self.side < self.params
+        return self.cost(k) < self.params
 
 
 class _Cut(NamedTuple):
@@ -51,15 +56,15 @@ class _Cut(NamedTuple):
 
 
 def _damages(c: Candidate) -> np.ndarray:
-    """weight ||W - W_k||^2 / ||W||^2 for k = 0 .. p."""
+    """weight ||W - W_k||^2 / ||W||^2 for k = 0 .. whole."""
     energy = c.weight * c.s**2 / np.sum(c.s**2)
-    return np.concatenate([np.cumsum(energy[::-1])[::-1], [0.0]])
+    return np.concatenate([np.cumsum(energy[::-1])[::-1], np.zeros(1 + c.whole - len(c.s))])
 
 
 def _cuts(owner: int, c: Candidate) -> list[_Cut]:
     """The moves along the lower convex hull of damage against numbers stored: through the bulk, then the spikes."""
     damage = _damages(c)
-    cuts, start = [], (c.params, 0.0, len(c.s))
+    cuts, start = [], (c.params, 0.0, c.whole)
     below = [k for k in range(len(c.s), 0, -1) if c.pays(k)]
     for spikes in (False, True):
         hull = [start]
@@ -85,8 +90,8 @@ def allocate(candidates: list[Candidate], budget: float) -> list[int]:
     Damage is the sum of weight ||W - W_k||^2 / ||W||^2. A matrix costs k (rows + cols) numbers as a pair, and what it
     stores now where no pair is smaller; so its curve of damage against cost has a gap, from no cut to the first that
     pays. Moves along the lower convex hulls of all curves, cheapest damage first, are optimal for the totals that they
-    reach (Lagrange). The last may overshoot; the room it leaves is filled value by value, so that the total ends within
-    one value's cost under the budget.
+    reach (Lagrange). The last may overshoot; the room it leaves is filled value by value, or by a whole matrix, so that
+    the total ends within one value's cost under the budget.
 
     Args:
         candidates: the matrices.
@@ -101,7 +106,7 @@ def allocate(candidates: list[Candidate], budget: float) -> list[int]:
     References:
         Lagrangian budget allocation: Y. Shoham and A. Gersho, IEEE Trans. ASSP 36 (1988) 1445.
     """
-    kept = [len(c.s) for c in candidates]
+    kept = [c.whole for c in candidates]
     left = sum(c.params for c in candidates)
     spikes = False
     for cut in sorted(cut for i, c in enumerate(candidates) for cut in _cuts(i, c)):
@@ -112,22 +117,23 @@ def allocate(candidates: list[Candidate], budget: float) -> list[int]:
         kept[cut.owner] = cut.k
         spikes = cut.spikes
     # A move may overshoot: what room is left goes to the values that matter most and still fit.
-    room: list[tuple[float, int]] = []
+    room: list[tuple[float, int, int]] = []
     damages = [_damages(c) for c in candidates]
 
     def offer(i: int) -> None:
         c, k = candidates[i], kept[i]
-        limit = c.spikes if spikes else len(c.s)
-        if k < limit and c.pays(k + 1):
-            heapq.heappush(room, ((damages[i][k + 1] - damages[i][k]) / c.side, i))
+        following = k + 1 if k < len(c.s) and c.pays(k + 1) else c.whole  # past break-even it is all or nothing
+        if k < following <= (c.spikes if spikes else c.whole):
+            gain = damages[i][k] - damages[i][following]
+            heapq.heappush(room, (-gain / (c.cost(following) - c.cost(k)), i, following))
 
-    for i, c in enumerate(candidates):
-        if c.pays(kept[i]):
-            offer(i)
+    for i in range(len(candidates)):
+        offer(i)
     while room:
-        _, i = heapq.heappop(room)
-        if left + candidates[i].side <= budget:
-            kept[i] += 1
-            left += candidates[i].side
+        _, i, following = heapq.heappop(room)
+        more = candidates[i].cost(following) - candidates[i].cost(kept[i])
+        if left + more <= budget:
+            kept[i] = following
+            left += more
             offer(i)
     return kept

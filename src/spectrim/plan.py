@@ -49,6 +49,12 @@ class Entry(_Record):
     spikes_cut: int = 0
     fingerprint: str
     reason: str
+    decided: str = ""  # the decision that damage and reason belong to; an edit by hand leaves it behind
+
+    @property
+    def decision(self) -> str:
+        """Action, rank, zeros and basis in one line."""
+        return f"{self.action} rank={self.rank} zeros={self.zeros} {self.basis}"
 
     @model_validator(mode="after")
     def _possible(self):
@@ -67,18 +73,19 @@ class Entry(_Record):
         return self
 
     def derived(self) -> Entry:
-        """Return the entry with what follows from its action and rank worked out anew, as after an edit by hand."""
+        """Return the entry as it is, or, after an edit by hand, with what follows from its decision worked out anew."""
+        if self.decision == self.decided:
+            return self
         after = self.rank * (self.rows + self.cols) if self.action == "split" else self.params_before
         cut = max(0, (self.spikes or 0) - self.rank) if self.rank else 0
-        if (after, cut) == (self.params_after, self.spikes_cut):
-            return self
         update = {
             "params_after": after,
             "bytes_after": after * self.bytes_before // max(1, self.params_before),
             "macs_after": after,
             "spikes_cut": cut,
             "damage": None,
-            "reason": f"edited by hand (was: {self.reason})",
+            "reason": f"edited by hand (was {self.decided or 'not decided'}: {self.reason})",
+            "decided": self.decision,
         }
         return self.model_copy(update=update)
 
@@ -326,7 +333,7 @@ def _kept(r: Reading, why: str, spikes: int | None = None) -> Entry:
 def _entry(r: Reading, **given) -> Entry:
     given.setdefault("params_after", r.params)
     given.setdefault("macs_after", r.params)
-    return Entry(
+    entry = Entry(
         name=r.name,
         kind=r.kind,
         rows=r.rows,
@@ -338,6 +345,7 @@ def _entry(r: Reading, **given) -> Entry:
         fingerprint=r.fingerprint,
         **given,
     )
+    return entry.model_copy(update={"decided": entry.decision})
 
 
 def _finish(found: Survey, target: dict, entries: list[Entry], notes: list[str]) -> Plan:

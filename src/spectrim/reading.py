@@ -18,6 +18,7 @@ from .spectrum import NoiseFit, Spectrum
 
 SWEEPS = 100  # of the equalisation; about five are needed, and more than a hundred only with many structural zeros
 ROUNDS = 3  # of taking spikes out and evening the rest; one does nearly all of the work, and the count then stands
+PATIENCE = 10  # sweeps without progress before an equalisation is given up
 PRIOR = 0.01  # share of ordinary noise that steadies the scale of a row which the spikes explain altogether
 
 
@@ -133,7 +134,7 @@ def read_equalised(
     scaling = _Scaling(as_tensor(W), tol)
     spectrum = scaling.read(notes)
     spikes = _count(edge, spectrum)
-    while spikes and scaling.rounds < ROUNDS:
+    while spikes and scaling.rounds < ROUNDS and scaling.uneven <= 2 * tol:
         scaling.even_out_rest(spikes, notes)
         spectrum = scaling.read(notes)
         spikes, before = _count(edge, spectrum), spikes
@@ -168,6 +169,7 @@ class _Scaling:
         after = r @ (squares @ c.to(working)).double()
         self.energy = float(total) * float(top) ** 2  # squared Frobenius norm of W, which the scales keep
         self.r, self.c = (r * (total / after)).sqrt(), c.sqrt()
+        self.spread = min(2.0, max(0.0, _kurtosis(squares, r, c) - 1))
 
     def record(self) -> Equalised:
         scales = []
@@ -183,7 +185,9 @@ class _Scaling:
             gain = self.energy / float(gram.diagonal().sum())
             gram *= gain
             self.r = self.r * gain**0.5
-        return Spectrum(values_of(gram, self.W, self.r, self.c, notes), *self.W.shape, equalised=True)
+        return Spectrum(
+            values_of(gram, self.W, self.r, self.c, notes), *self.W.shape, equalised=True, spread=self.spread
+        )
 
     def even_out_rest(self, spikes: int, notes: list[str] | None) -> None:
         """Finds the scales that even out what is left of W~ when its `spikes` largest values are taken out."""
@@ -194,8 +198,9 @@ class _Scaling:
         del self.gram  # spent, and at float32 it weighs twice the matrix
         seen = torch.empty(spikes, n, dtype=torch.float64, device=W.device)  # diag(s) Vh of the spikes
         rest = torch.empty(p, n, dtype=torch.float32 if W.dtype != torch.float64 else torch.float64, device=W.device)
+        unit = (self.energy / (p * n)) ** 0.5  # the squares of huge or tiny entries must fit into float32
         for part in column_blocks(p, n, BLOCK // 4):
-            block = r[:, None] * W[:, part].to(torch.float64) * c[part]
+            block = (r / unit)[:, None] * W[:, part].to(torch.float64) * c[part]
             seen[:, part] = U.T @ block
             rest[:, part] = block.addmm_(U, seen[:, part], alpha=-1).square_().to(rest.dtype)
         # Taking K directions out leaves a row the share free of its noise energy, which must not be read as quiet
@@ -204,10 +209,21 @@ class _Scaling:
         free_short = 1 - U.square().sum(1) + PRIOR
         free_long = 1 - (seen.square() / seen.square().sum(1, keepdim=True)).sum(0) + PRIOR
         rest += PRIOR * rest.sum(dtype=torch.float64) / ((p - spikes) * (n - spikes))
-        a, b, self.uneven = _sinkhorn(rest, self.tol)
+        a, b, _ = _sinkhorn(rest, self.tol)  # `uneven` stays that of W itself
         r, c = r * (a * free_short).sqrt(), c * (b * free_long).sqrt()
         self.r, self.c = (c, r) if turned else (r, c)
         self.rounds += 1
+
+
+def _kurtosis(squares: torch.Tensor, r: torch.Tensor, c: torch.Tensor) -> float:
+    """Returns the fourth moment of the evened entries: 3 for Gaussian noise, whose own evening is accounted for."""
+    rows, cols = squares.shape
+    second = fourth = 0.0
+    for part in column_blocks(rows, cols):
+        even = r[:, None] * squares[:, part].double() * c[part]
+        second += float(even.sum())
+        fourth += float(even.square().sum())
+    return rows * cols * fourth / second**2 * (1 + 2 / rows) * (1 + 2 / cols)
 
 
 def _sinkhorn(squares: torch.Tensor, tol: float) -> tuple[torch.Tensor, torch.Tensor, float]:
@@ -219,11 +235,14 @@ def _sinkhorn(squares: torch.Tensor, tol: float) -> tuple[torch.Tensor, torch.Te
     # A row whose entries lie 1e-15 below the largest one, where float32 squares fade out, counts as that quiet.
     floor = 1e-30
     c = torch.ones(cols, dtype=torch.float64, device=squares.device)
+    best, age = (torch.ones(rows, dtype=torch.float64, device=squares.device), c, float("inf")), 0
     for _ in range(SWEEPS):
         r = cols / (squares @ c.to(squares.dtype)).double().clamp_min(floor)
         means = (r.to(squares.dtype) @ squares).double() * c / rows  # of columns; the rows are even now
         uneven = float((means - 1).abs().max())
-        if uneven <= 0.5 * tol:  # half: the float32 products take their share
+        best, age = ((r, c, uneven), 0) if uneven < best[2] else (best, age + 1)
+        # Half: the float32 products take their share. Blocks of zeros can make it impossible, and the scales run away.
+        if uneven <= 0.5 * tol or age == PATIENCE:
             break
         c = c / means.clamp_min(floor)
-    return r, c, uneven
+    return best

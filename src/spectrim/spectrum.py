@@ -41,6 +41,8 @@ class Spectrum:
         complete: whether all p values are given; False where only the largest are known.
         equalised: whether the matrix was brought to even row and column mean squares by scales found from itself,
             which tightens its noise edge a little (see `edges`).
+        spread: kurtosis of the entries less one, in [0, 2]: how far chance had set rows and columns apart before they
+            were made even. 2 for Gaussian noise, and for heavier tails, where it is a bound; used if equalised.
 
     Example:
         >>> found = Spectrum([3.0, 1.0, 2.0], rows=5, cols=3)
@@ -56,6 +58,7 @@ class Spectrum:
     cols: int
     complete: bool = True
     equalised: bool = False
+    spread: float = 2.0
 
     def __post_init__(self) -> None:
         s = np.array(self.s, np.float64)
@@ -112,7 +115,7 @@ class Spectrum:
             `laws.top_eigenvalue`, and `laws.evened` where the matrix was equalised.
         """
         top = top_eigenvalue(self.p, self.n, beta)
-        return sqrt(self.n * float(evened(top, self.p, self.n) if self.equalised else top))
+        return sqrt(self.n * float(evened(top, self.p, self.n, self.spread) if self.equalised else top))
 
     def noise_quantiles(self, spikes: int = 0) -> NDArray[np.float64]:
         """Returns the eigenvalues s**2 / (n - spikes) expected of unit noise beside that many spikes, ascending.
@@ -131,7 +134,7 @@ class Spectrum:
         """
         p, n = self.p - spikes, self.n - spikes
         law = MarchenkoPastur(p / n).ppf((np.arange(p) + 0.5) / p)
-        return evened(law, p, n) if self.equalised else law
+        return evened(law, p, n, self.spread) if self.equalised else law
 
     def __repr__(self) -> str:
         top = f"{self.s[0]:.4g}" if self.s.size else "none"

@@ -178,9 +178,10 @@ class Survey:
                 lines.append(f"  {r.name:<48} {r.rows} x {r.cols}: {r.note}")
             else:
                 plain = r.plain.spikes if r.plain else "-"
+                misfit = "-" if r.fit.misfit is None else f"{r.fit.misfit:.3f}"
                 lines.append(
                     f"  {r.name:<48} {r.rows} x {r.cols}: {r.fit.spikes} spikes above {r.fit.edge:.4g} "
-                    f"(sigma {r.fit.sigma:.4g}, misfit {r.fit.misfit or 0:.3f}, plain {plain})"
+                    f"(sigma {r.fit.sigma:.4g}, misfit {misfit}, plain {plain})"
                 )
         return "\n".join(lines)
 
@@ -322,6 +323,7 @@ def _read(site: Site, W: Tensor, edge: Edge, equalize: bool) -> Reading:
     if site.pair_rank is not None and site.pair_rank < min(site.rows, site.cols):
         notes.append(f"a pair of inner size {site.pair_rank}: the noise that a cut took out cannot be judged again")
         return Reading(**known, note="; ".join(notes))
+    plain = None
     try:
         plain_spectrum = read_spectrum(W, notes=notes)
         plain = edge(plain_spectrum)
@@ -333,8 +335,14 @@ def _read(site: Site, W: Tensor, edge: Edge, equalize: bool) -> Reading:
         if even.uneven > 2 * EVEN:  # many structural zeros, as in a triangular matrix
             notes.append(f"its rows and columns cannot be evened out: mean squares differ by {even.uneven:.0%}")
     except (ValueError, ArithmeticError, RuntimeError) as error:
+        if plain is not None:
+            notes.append("judged without equalisation, which failed")
+            known |= {"spectrum": plain_spectrum, "fit": plain, "plain": plain, "plain_spectrum": plain_spectrum}
+            known |= _zero_lines(W)
         notes.append(str(error))
         return Reading(**known, note="; ".join(notes))
+    if fit.spikes > spectrum.p // 2:
+        notes.append("more than half of its values stand above the edge: sigma is an upper bound")
     return Reading(
         **known,
         spectrum=spectrum,

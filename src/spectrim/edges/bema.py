@@ -47,6 +47,8 @@ class Bema:
     beta: float = 0.1
 
     def __post_init__(self) -> None:
+        for name in ("alpha", "beta"):  # plain floats, so that the repr is a call that can be read back
+            object.__setattr__(self, name, float(getattr(self, name)))
         if not 0 <= self.alpha < 0.5:
             raise ValueError(f"alpha must lie in [0, 1/2), got {self.alpha!r}; it is the share left out at each end")
         if not 0 < self.beta < 1:

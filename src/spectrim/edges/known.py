@@ -37,6 +37,8 @@ class Known:
     beta: float = 0.1
 
     def __post_init__(self) -> None:
+        for name in ("sigma", "beta"):  # plain floats, so that the repr is a call that can be read back
+            object.__setattr__(self, name, float(getattr(self, name)))
         if not 0 < self.sigma < float("inf"):
             raise ValueError(f"sigma must be positive and finite, got {self.sigma!r}; it is a standard deviation")
         if not 0 < self.beta < 1:

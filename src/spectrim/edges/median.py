@@ -40,6 +40,8 @@ class Median:
     beta: float = 0.1
 
     def __post_init__(self) -> None:
+        for name in ("beta",):  # plain floats, so that the repr is a call that can be read back
+            object.__setattr__(self, name, float(getattr(self, name)))
         if not 0 < self.beta < 1:
             raise ValueError(f"beta must lie in (0, 1), got {self.beta!r}; it is an upper-tail probability")
 
