@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "names": {"sites", "checkpoint"},
     "survey": {"edges", "linalg", "reading", "metrics", "spectrum", "sites", "modules", "names", "checkpoint"},
     "budgets": set(),
-    "plan": {"survey", "budgets", "steps"},
+    "plan": {"survey", "budgets", "steps", "checkpoint"},
     "output": set(),
     "trim": {
         *("plan", "survey", "output", "steps", "reading", "linalg", "edges"),
@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     # surfaces: the report sees records only, the demo and the command line use what a user has
     "report": {"laws", "spectrum", "metrics"},
     "demo": {"survey", "plan", "trim", "audit", "factored", "linalg", "steps"},
-    "cli": {"survey", "plan", "trim", "audit", "demo", "edges"},
+    "cli": {"checkpoint", "survey", "plan", "trim", "audit", "demo", "edges"},
     "__main__": {"cli"},
 }
 # A record's `to_html` imports the report inside the method; records of one level may name each other for type checkers;

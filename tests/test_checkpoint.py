@@ -147,11 +147,14 @@ def figures(found) -> dict:
     return {r.name: (r.rows, r.cols, r.fingerprint, r.params, r.item) for r in found.matrices}
 
 
-def hashed(W: Tensor) -> str:
-    """The fingerprint written out: type, shape, and the bytes of the entries row by row."""
-    W = W.detach().contiguous()
-    entries = W.view(torch.int16).numpy() if W.element_size() == 2 else W.numpy()
-    return hashlib.sha256(f"{W.dtype} {tuple(W.shape)}".encode() + entries.tobytes()).hexdigest()
+def hashed(*tensors: Tensor) -> str:
+    """The fingerprint written out: type, shape, and the bytes of the entries row by row, of each half of a pair."""
+    text = b""
+    for W in tensors:
+        W = W.detach().contiguous()
+        entries = W.view(torch.int16).numpy() if W.element_size() == 2 else W.numpy()
+        text += f"{W.dtype} {tuple(W.shape)}".encode() + entries.tobytes()
+    return hashlib.sha256(text).hexdigest()
 
 
 def forms_of(name: str) -> list:
@@ -175,7 +178,7 @@ def test_a_file_shows_the_same_matrices_as_the_model(name, form, tmp_path):
         (path / "config.json").write_text(json.dumps(config))
     live, stored = survey(model, fused=case.fused), survey(path, fused=case.fused)
     assert figures(stored) == figures(live)
-    hashes = {site.name: hashed(site.get()) for site in of_module(model, case.fused).sites}
+    hashes = {site.name: hashed(*site.stored()) for site in of_module(model, case.fused).sites}
     assert {r.name: r.fingerprint for r in live.matrices} == hashes
     numbers = {t.data_ptr(): t.numel() for t in state.values()}
     assert stored.params == sum(numbers.values())

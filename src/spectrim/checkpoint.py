@@ -99,7 +99,8 @@ def of_state(state: Mapping[str, Tensor], label: str = "tensors") -> Checkpoint:
         if not isinstance(name, str):
             raise ValueError(f"a dict of matrices needs names for keys, not {name!r}")
         try:
-            tensors[name] = value.detach() if isinstance(value, Tensor) else torch.as_tensor(value)
+            tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(value)
+            tensors[name] = tensor if tensor.layout == torch.strided else tensor.to_dense()
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{name!r} is not a tensor or an array of numbers: {error}") from None
     first: dict[tuple, str] = {}
@@ -130,9 +131,16 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     for key in NESTED:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
+            break
     if not isinstance(loaded, dict):
         raise ValueError(f"{path} holds a {type(loaded).__name__}, not a state dict of named tensors")
     tensors = {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
+    inner = {key: value for key, value in loaded.items() if isinstance(value, dict)}
+    if nested := [key for key, value in inner.items() if any(isinstance(t, Tensor) for t in value.values())]:
+        raise ValueError(
+            f"{path} keeps tensors under {', '.join(map(repr, nested[:5]))}, and which of them are the weights is not "
+            f"known: save that part alone, torch.save(torch.load(...)[{nested[0]!r}], 'weights.pt')"
+        )
     if not tensors:
         raise ValueError(f"{path} holds no tensors (keys: {', '.join(map(str, list(loaded)[:5])) or 'none'})")
     return tensors
@@ -156,7 +164,13 @@ def _open_folder(folder: Path) -> Checkpoint:
     files = sorted(folder.glob("*.safetensors"))
     if files:
         return _open_safetensors(folder.name, files, folder)
+    if (folder / "pytorch_model.bin.index.json").exists():
+        raise ValueError(
+            f"{folder} holds a state dict in several pickled files: convert it, "
+            "AutoModel.from_pretrained(FOLDER).save_pretrained(NEW) writes safetensors"
+        )
     states = sorted(f for f in folder.iterdir() if f.suffix in STATE_DICTS)
+    states = [f for f in states if f.name == "pytorch_model.bin"] or states  # training arguments stand beside it
     if len(states) == 1:
         checkpoint = of_state(read_state_dict(states[0]), folder.name)
         checkpoint.folder, checkpoint.config = folder, _json(folder / "config.json")
@@ -267,7 +281,7 @@ def whole_folder(out: str | os.PathLike) -> Iterator[Path]:
 
     So `out` is absent or whole, whatever happens in between: an error, a full disk, Ctrl-C.
     """
-    out = Path(out)
+    out = Path(out).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already: name a folder that does not, or remove it first")
     work = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
@@ -301,6 +315,20 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[s
         save_file(tensors, file, metadata={"format": "pt", **(metadata or {})})
     except SafetensorError as error:
         raise OSError(f"{file} could not be written: {_first_line(error)}") from None
+    mask = os.umask(0)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
+
+
+def write_whole(path: str | os.PathLike, text: str) -> None:
+    """Write a text file under its name only when all of it is on disk, so that a full disk costs no older file."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.write_text(text, encoding="utf8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_index(folder: Path, shards: Mapping[str, list[str]], nbytes: int) -> None:
@@ -312,10 +340,17 @@ def write_index(folder: Path, shards: Mapping[str, list[str]], nbytes: int) -> N
 
 
 def copy_companions(source: Path | None, folder: Path) -> None:
-    """Copy what stands beside the weights (config, tokenizer, modeling files), weights and indexes left out."""
+    """Copy what stands beside the weights (config, tokenizer, modeling files), weights and indexes left out.
+
+    The folders of a sentence-transformers model are part of it, weights included: modules.json names them.
+    """
+    listed = source / "modules.json" if source else None
+    parts = json.loads(listed.read_text()) if listed and listed.is_file() else []
+    inside = {str(part.get("path", "")).partition("/")[0] for part in parts if isinstance(part, dict)} - {""}
     for file in sorted(source.rglob("*")) if source else ():
         place = file.relative_to(source)
         weights = file.suffix in WEIGHTS or file.name.endswith(".index.json")
+        weights = weights and place.parts[0] not in inside
         if file.is_file() and not weights and not any(part.startswith(".") for part in place.parts):
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / place)

@@ -16,6 +16,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .checkpoint import write_whole
+
 app = typer.Typer(
     name="spectrim",
     help="Tell signal from noise in the weights of a trained network, and trim the noise.",
@@ -144,8 +146,15 @@ def _written(path: Path | None, text: str) -> bool:
     if str(path) == "-":
         sys.stdout.write(text + "\n")
         return True
-    path.write_text(text + "\n")
+    write_whole(path, text + "\n")
     return False
+
+
+def _places(*paths: Path | None) -> None:
+    """Refuse, before the work and not after it, to write where there is no folder."""
+    for path in paths:
+        if path is not None and str(path) != "-" and not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent} to write {path.name} into")
 
 
 def _table(columns: Iterable[tuple[str, str]], rows: Iterable[Iterable[str]], **more) -> None:
@@ -175,6 +184,7 @@ def survey(
     json: Json = None,
 ) -> None:
     """Show for every weight matrix of MODEL its noise level, its noise edge and how many directions stand above it."""
+    _places(html, json)
     found = _surveyed(model, edge, alpha, beta, fused, no_equalize)
     taken = _written(json, found.to_json())
     if html:
@@ -255,6 +265,7 @@ def plan(
     for name, value in (("--params", params), ("--zeros", zeros)):  # before the work, not after it
         if value is not None and not 0 < value <= 1:
             raise ValueError(f"{name} lies in (0, 1], not {value}: 0.5 means one half")
+    _places(output, html)
     found = _surveyed(model, edge, alpha, beta, fused, no_equalize)
     chosen = run(found, params=params, zeros=zeros, dense=dense, basis=basis.value)
     taken = _written(output, chosen.to_json())
@@ -302,6 +313,7 @@ def trim(
     from .plan import Plan
     from .trim import trim as run
 
+    _places(html, json)
     done = run(model, Plan.from_json(plan), output, progress=_bar("trimming"))
     taken = _written(json, js.dumps(done.to_dict(), indent=1))
     if html:
@@ -316,7 +328,8 @@ def _report_of(model: str, done, html: Path) -> None:
     from .survey import survey as run
 
     found = run(model, fused=done.plan.model.fused, progress=_bar("surveying"))
-    audit = matrices_latency(done.plan)
+    split = any(e.action == "split" for e in done.plan.entries)
+    audit = matrices_latency(done.plan) if split else {"before": {}, "after": {}}  # nothing else changes a speed
     audit["before"] |= {"params": done.params_before, "bytes": done.bytes_before}
     audit["after"] |= {"params": done.params_after, "bytes": done.bytes_after}
     audit["before"]["macs_position"] = sum(e.macs_before for e in done.plan.entries)

@@ -35,6 +35,16 @@ class Pair(nn.Sequential):
         """The bias of the layer that it replaced: it stays with the second map."""
         return self[1].bias
 
+    @property
+    def in_features(self):
+        """Inputs of the linear layer that it replaced."""
+        return self[0].in_features
+
+    @property
+    def out_features(self):
+        """Outputs of the linear layer that it replaced."""
+        return self[1].out_features
+
 
 class Parts(nn.ModuleList):
     """Row blocks of one layer side by side: q, k and v of a fused projection, or the groups of a convolution."""
@@ -177,10 +187,17 @@ def load(model, folder):
     from safetensors.torch import load_file
 
     folder = Path(folder)
-    restructure(model, json.loads((folder / "spectrim.json").read_text())["splits"])
+    if not (folder / "spectrim.json").is_file():
+        raise ValueError(f"{folder} is not the folder of a trimmed model: it holds no spectrim.json")
+    splits = json.loads((folder / "spectrim.json").read_text())["splits"]
     state = {}
     for file in sorted(folder.glob("*.safetensors")):
         state.update(load_file(file))
+    for prefix in ("module.", "_orig_mod."):  # DataParallel and torch.compile put these before every name
+        if all(key.startswith(prefix) for key in state) and not hasattr(model, prefix[:-1]):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+            splits = {name.removeprefix(prefix): spec for name, spec in splits.items()}
+    restructure(model, splits)
     missing, unexpected = model.load_state_dict(state, strict=False)
     own = model.state_dict(keep_vars=True)
     there = {own[key].data_ptr() for key in state if key in own}  # tied weights are stored once

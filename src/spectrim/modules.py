@@ -42,6 +42,8 @@ def of_module(model: nn.Module, fused: str = "split") -> Inventory:
     for path, module in model.named_modules():
         if done and path.startswith(done):
             continue
+        if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in module._parameters.values()):
+            raise ValueError(f"{path or 'the model'} has lazy parameters: run a batch through the model first")
         found = _layers(model, path, module, fused, config)
         if found and isinstance(module, nn.Sequential | nn.ModuleList):
             done = (*done, f"{path}." if path else "")
@@ -58,6 +60,8 @@ def of_module(model: nn.Module, fused: str = "split") -> Inventory:
                 skipped.append(Skipped(layer.name, layer.kind, shape, layer.note))
             elif shared & {id(p) for p in parameters}:
                 layers.append(replace(layer, splittable=False, note="its weight is shared by several modules"))
+            elif _watched(module):
+                layers.append(replace(layer, splittable=False, note="its module has hooks or a forward of its own"))
             else:
                 layers.append(layer)
             met |= {id(p): layer.name for p in parameters if id(p) not in met}
@@ -89,6 +93,12 @@ def _shared_weights(model: nn.Module) -> set[int]:
     return shared
 
 
+def _watched(module: nn.Module) -> bool:
+    """Whether something hangs on this very module that two others in its place would not call."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(module)
+
+
 def _unreadable(parameters: list[nn.Parameter]) -> str:
     for p in parameters:
         if p.is_meta:
@@ -106,6 +116,8 @@ def _skip(full: str, module: nn.Module, p: nn.Parameter) -> Skipped:
         return skipped_embedding(full, shape)
     if p.ndim < 2:
         return skipped_vector(full, shape)
+    if full.endswith(("weight_g", "weight_v", "weight_orig")):
+        return Skipped(full, "other", shape, "its weight is made anew at each call (weight_norm, spectral_norm, prune)")
     if "parametrizations." in full:
         return Skipped(full, "other", shape, "part of a parametrised weight: remove the parametrisation first")
     return Skipped(full, "other", shape, f"{type(module).__name__} is not a layer whose weight is read as a matrix")

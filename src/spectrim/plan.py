@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
 from .budgets import Candidate, allocate
+from .checkpoint import write_whole
 from .steps import magnitude_counts
 from .survey import Reading, Survey, inventory
 
@@ -35,8 +36,8 @@ class Entry(_Record):
     rows: int = Field(ge=1)
     cols: int = Field(ge=1)
     action: Literal["keep", "split", "dense", "zeros"]
-    rank: int | None = Field(default=None, ge=1)
-    zeros: int | None = Field(default=None, ge=0)
+    rank: StrictInt | None = Field(default=None, ge=1)
+    zeros: StrictInt | None = Field(default=None, ge=0)
     basis: Basis = "plain"
     params_before: int = Field(ge=0)
     params_after: int = Field(ge=0)
@@ -152,14 +153,14 @@ class Plan(_Record):
         """Return the plan as JSON, and write it to `path` if one is given."""
         text = json.dumps(self.model_dump(by_alias=True, mode="json"), indent=1, allow_nan=False)
         if path is not None:
-            Path(path).write_text(text + "\n")
+            write_whole(path, text + "\n")
         return text
 
     @classmethod
     def from_json(cls, path: str | os.PathLike) -> Plan:
         """Return the plan in a file. Raises ValueError with every entry that is wrong and what is wrong with it."""
         try:
-            raw = json.loads(Path(path).read_text())
+            raw = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except (ValueError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not valid JSON: {error}") from None
         if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
@@ -220,6 +221,8 @@ def plan(
             The spikes that stay are those of the verdict in that basis. Plain is the default because it did less harm
             on the model of the demo; a low-rank cut by energy wants the loud rows that equalisation turns down.
     """
+    if not isinstance(found, Survey):
+        raise TypeError(f"a plan is made from a survey, not from a {type(found).__name__}: plan(survey(model), ...)")
     if (params is None) == (zeros is None):
         raise ValueError(
             "give one target: params=0.5 (share of the parameters kept) or zeros=0.5 (share of zero entries)"

@@ -46,6 +46,10 @@ class Site:
     layer: Layer | None = field(default=None, repr=False, compare=False)
     part: int = 0
 
+    def stored(self) -> tuple[Tensor, ...]:
+        """Return the tensors as they are stored: the matrix, or the two halves of a pair."""
+        return (self.get(),) if self.pair_rank is None else self.layer.factors(self.part)
+
     @property
     def pair_rank(self) -> int | None:
         """The inner size if this matrix is stored as a pair already, else None."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import Checkpoint, of_state, open_checkpoint
+from .checkpoint import Checkpoint, of_state, open_checkpoint, write_whole
 from .edges import Bema
 from .linalg import one_thread
 from .metrics import bulk_share
@@ -162,7 +162,7 @@ class Survey:
         """Return the survey as JSON, and write it to `path` if one is given."""
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
         if path is not None:
-            Path(path).write_text(text + "\n")
+            write_whole(path, text + "\n")
         return text
 
     def to_html(self, path: str | os.PathLike, plan: Plan | None = None, **more) -> Path:
@@ -247,6 +247,8 @@ def survey(
 
 def open_model(model: Model | Checkpoint) -> nn.Module | Checkpoint:
     """Return what `survey` and `trim` read: the module itself, or the checkpoint at a path or over a dict."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("a scripted module is compiled: survey the module that it was made of, or its state_dict()")
     if isinstance(model, nn.Module | Checkpoint):
         return model
     if isinstance(model, str | os.PathLike):
@@ -263,11 +265,13 @@ def inventory(source: nn.Module | Checkpoint, fused: str = "split") -> Inventory
     return of_module(source, fused) if isinstance(source, nn.Module) else of_checkpoint(source, fused)
 
 
-def fingerprint(W: Tensor) -> str:
-    """Return the SHA-256 of a matrix: its dtype, its shape and its entries row by row."""
-    W = W.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{W.dtype} {tuple(W.shape)}".encode())
-    digest.update(W.view(torch.uint8).numpy())
+def fingerprint(*tensors: Tensor) -> str:
+    """Return the SHA-256 of a matrix as it is stored: dtype, shape and entries, row by row, of each of its tensors."""
+    digest = hashlib.sha256()
+    for W in tensors:
+        W = W.detach().cpu().contiguous()
+        digest.update(f"{W.dtype} {tuple(W.shape)}".encode())
+        digest.update(W.view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -298,17 +302,18 @@ def _read_all(sites: tuple[Site, ...], edge: Edge, equalize: bool, progress: Pro
             pool = held.enter_context(ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)))
             held.callback(lambda: pool.shutdown(wait=True, cancel_futures=True))
         for site in islice(stream, len(small)):
-            waiting.append((position[id(site)], pool.submit(_read, site, site.get(), edge, equalize)))
+            waiting.append((position[id(site)], pool.submit(_read, site, site.stored(), edge, equalize)))
             if len(waiting) > workers:
                 i, first = waiting.popleft()
                 readings[i] = first.result()
         readings |= {i: future.result() for i, future in waiting}
     for site in stream:
-        readings[position[id(site)]] = _read(site, site.get(), edge, equalize)
+        readings[position[id(site)]] = _read(site, site.stored(), edge, equalize)
     return [readings[i] for i in range(len(sites))]
 
 
-def _read(site: Site, W: Tensor, edge: Edge, equalize: bool) -> Reading:
+def _read(site: Site, stored: tuple[Tensor, ...], edge: Edge, equalize: bool) -> Reading:
+    W = stored[0] if len(stored) == 1 else stored[0] @ stored[1]
     notes = [site.note] if site.note else []
     known = {
         "name": site.name,
@@ -317,7 +322,7 @@ def _read(site: Site, W: Tensor, edge: Edge, equalize: bool) -> Reading:
         "cols": site.cols,
         "params": site.params,
         "item": W.element_size(),
-        "fingerprint": fingerprint(W),
+        "fingerprint": fingerprint(*stored),
         "splittable": site.split is not None,
     }
     if site.pair_rank is not None and site.pair_rank < min(site.rows, site.cols):

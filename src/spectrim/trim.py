@@ -18,7 +18,7 @@ from . import edges, factored
 from .checkpoint import Checkpoint, Info, copy_companions, whole_folder, write_index, write_tensors
 from .linalg import Factors
 from .names import layers_by_name, leading_tensor, stored_tensors
-from .output import write_structure
+from .output import check_loadable, write_structure
 from .plan import Entry, Plan
 from .reading import Equalised, equalize
 from .sites import Layer, Site
@@ -142,7 +142,7 @@ def _check(sites: dict[str, Site], plan: Plan) -> dict[str, Site]:
         W = site.get()
         if not torch.isfinite(W).all():
             wrong.append(f"{entry.name} holds NaN or infinite entries: it cannot be cut")
-        elif fingerprint(W) != entry.fingerprint:
+        elif fingerprint(*site.stored()) != entry.fingerprint:
             wrong.append(f"{entry.name} has other values than the matrix that the plan was made for")
             other += 1
         elif entry.action == "split" and site.split is None:
@@ -281,6 +281,9 @@ def _trim_checkpoint(source: Checkpoint, plan: Plan, out: Path, progress: Progre
         by_shard[place[layer.name]].append(entry)
         if entry.action == "split":  # what a split replaces leaves its own file, whichever that is
             source.edits |= {key: {} for key in stored_tensors(source, layer.name, layer.form)}
+    split = {sites[e.name].layer.name for e in plan.touched if e.action == "split"}
+    floats = [name for name, info in source.infos.items() if info.dtype.is_floating_point]
+    architecture = check_loadable(source.config, floats, split)
     stream = iter(progress([entry for here in by_shard.values() for entry in here]))
     changes: list[Change] = []
     params = nbytes = 0
@@ -306,7 +309,7 @@ def _trim_checkpoint(source: Checkpoint, plan: Plan, out: Path, progress: Progre
         next(stream, None)  # let a progress bar see the end
         write_index(folder, shards, nbytes)
         done = Changes(tuple(changes), plan, found.params, params, found.bytes, nbytes, out)
-        _write_record(folder, source.splits, done, (source.config.get("architectures") or [None])[0])
+        _write_record(folder, source.splits, done, architecture)
     return done
 
 
