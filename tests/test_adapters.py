@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import spectrim
+from spectrim import factored
 from spectrim.factored import Pair, Parts, describe, load, restructure
 from spectrim.linalg import svd
 from spectrim.modules import of_module
@@ -698,3 +700,34 @@ def test_blocks_of_a_fused_weight(name, rows, cols, config, sizes, doubt):
 def test_heads_without_a_count_say_so():
     parts, note = row_parts("attn.qkv", 72, 24, "heads", {})
     assert [part.label for part in parts] == ["q", "k", "v"] and "number of heads" in note
+
+
+@pytest.mark.parametrize("hang", ["forward hook", "pre-hook", "forward of its own"])
+def test_what_hangs_on_a_module_is_not_lost_in_a_split(hang):
+    model = nn.Sequential(nn.Linear(24, 32), nn.Linear(32, 24))
+    if hang == "forward hook":
+        model[0].register_forward_hook(lambda module, inputs, output: output + 1)
+    elif hang == "pre-hook":
+        model[0].register_forward_pre_hook(lambda module, inputs: (inputs[0] * 2,))
+    else:
+        model[0].forward = lambda x: nn.functional.linear(x, model[0].weight)
+    first, second = of_module(model).sites
+    assert first.split is None and "hooks" in first.note and second.split is not None
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_a_wrapped_model_is_saved_for_the_plain_one(wrap, tmp_path):
+    model = nn.Sequential(nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 30))
+    wrapped = wrap(model)
+    done = spectrim.trim(wrapped, spectrim.plan(spectrim.survey(wrapped), params=0.5), tmp_path / "out")
+    assert len(done) == 2
+    fresh = factored.load(nn.Sequential(nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 30)), tmp_path / "out")
+    x = torch.randn(3, 40)
+    torch.testing.assert_close(fresh(x), model(x))
+
+
+def test_a_split_layer_still_tells_its_sizes():
+    model = nn.Sequential(nn.Linear(40, 60), nn.ReLU())
+    spectrim.trim(model, spectrim.plan(spectrim.survey(model), params=0.5))
+    assert (model[0].in_features, model[0].out_features) == (40, 60)
+    assert model[0].weight.shape == (60, 40) and model[0].bias.shape == (60,)

@@ -829,3 +829,26 @@ def test_messages_name_files_and_not_tracebacks(tmp_path):
     with pytest.raises(ValueError) as raised:
         open_checkpoint(path)
     assert re.search(re.escape(str(path)), str(raised.value))
+
+
+def test_a_full_disk_costs_no_older_file(tmp_path, monkeypatch):
+    from spectrim.checkpoint import write_whole
+
+    file = tmp_path / "plan.json"
+    write_whole(file, "the plan of yesterday")
+    monkeypatch.setattr(Path, "write_text", lambda *args, **more: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError, match="No space"):
+        write_whole(file, "the plan of today")
+    assert file.read_text() == "the plan of yesterday" and [f.name for f in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_weights_kept_under_an_unknown_key_are_asked_for(tmp_path):
+    torch.save({"step": torch.tensor(3), "weights": {"a.weight": torch.randn(20, 30)}}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="keeps tensors under 'weights'"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
+def test_the_weights_of_a_trainer_folder_are_told_from_its_arguments(tmp_path):
+    torch.save({"a.weight": torch.randn(20, 30)}, tmp_path / "pytorch_model.bin")
+    torch.save({"lr": 0.1}, tmp_path / "training_args.bin")
+    assert list(open_checkpoint(tmp_path).infos) == ["a.weight"]

@@ -134,6 +134,6 @@ def check_loadable(config: Mapping, names: Iterable[str], splits: Iterable[str])
         raise ValueError(
             f"{architecture} of transformers {transformers.__version__} does not know {(lost or strange)[0]}: this "
             "checkpoint has names that are translated while it is loaded, which a split folder cannot ask for. Trim "
-            "the live model, trim(Model.from_pretrained(...), plan).save(OUT) with a plan made of it, or plan with --dense"
+            "the live model, trim(Model.from_pretrained(...), plan).save(OUT), with a plan of its own, or plan --dense"
         )
     return architecture
