@@ -852,3 +852,17 @@ def test_the_weights_of_a_trainer_folder_are_told_from_its_arguments(tmp_path):
     torch.save({"a.weight": torch.randn(20, 30)}, tmp_path / "pytorch_model.bin")
     torch.save({"lr": 0.1}, tmp_path / "training_args.bin")
     assert list(open_checkpoint(tmp_path).infos) == ["a.weight"]
+
+
+def test_a_tensor_that_cannot_be_read_does_not_end_the_survey():
+    checkpoint = of_state({"a.weight": torch.randn(20, 30), "b.weight": torch.randn(20, 30)})
+    read = checkpoint.read
+
+    def broken(name):
+        if name == "a.weight":
+            raise OSError(5, "Input/output error")
+        return read(name)
+
+    checkpoint.read = broken
+    first, second = survey(checkpoint).matrices
+    assert first.fit is None and "could not be read" in first.note and second.fit is not None

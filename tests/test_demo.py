@@ -59,7 +59,7 @@ def test_controls_spend_the_same_bytes(dense):
     from spectrim import plan
 
     chosen = plan(found, params=0.6)
-    entries = {e.name for e in chosen.entries if e.spikes is not None}
+    entries = {e.name for e in chosen.entries if e.candidate}
     count = sum(e.params_before for e in chosen.entries if e.name in entries)
     for label, control, nbytes in demo._controls(lambda: copy.deepcopy(model), found, chosen):
         assert nbytes == 4 * chosen.model_params_after

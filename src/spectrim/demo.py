@@ -341,7 +341,7 @@ def _loaded(empty: nn.Module, folder: Path) -> nn.Module:
 
 def _controls(fresh: Callable[[], nn.Module], found: Survey, chosen: Plan):
     """The same bytes spent otherwise: zeros by magnitude or at random (bits and values), and uniform low rank."""
-    entries = {e.name: e for e in chosen.entries if e.spikes is not None}
+    entries = {e.name: e for e in chosen.entries if e.candidate}
     count = sum(e.params_before for e in entries.values())
     kept = chosen.params_after
     rest = (found.params - count) * 4

@@ -53,6 +53,11 @@ class Entry(_Record):
     decided: str = ""  # the decision that damage and reason belong to; an edit by hand leaves it behind
 
     @property
+    def candidate(self) -> bool:
+        """Whether the plan may touch this matrix: it has a verdict, and its layer can be changed so."""
+        return self.spikes is not None
+
+    @property
     def decision(self) -> str:
         """Action, rank, zeros and basis in one line."""
         return f"{self.action} rank={self.rank} zeros={self.zeros} {self.basis}"
@@ -127,12 +132,12 @@ class Plan(_Record):
     @property
     def params_before(self) -> int:
         """Numbers stored before in the matrices that the plan may touch."""
-        return sum(e.params_before for e in self.entries if e.spikes is not None)
+        return sum(e.params_before for e in self.entries if e.candidate)
 
     @property
     def params_after(self) -> int:
         """Numbers stored after in the matrices that the plan may touch."""
-        return sum(e.params_after for e in self.entries if e.spikes is not None)
+        return sum(e.params_after for e in self.entries if e.candidate)
 
     @property
     def zeros(self) -> int:

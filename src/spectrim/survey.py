@@ -302,17 +302,28 @@ def _read_all(sites: tuple[Site, ...], edge: Edge, equalize: bool, progress: Pro
             pool = held.enter_context(ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)))
             held.callback(lambda: pool.shutdown(wait=True, cancel_futures=True))
         for site in islice(stream, len(small)):
-            waiting.append((position[id(site)], pool.submit(_read, site, site.stored(), edge, equalize)))
+            waiting.append((position[id(site)], pool.submit(_read, site, _fetched(site), edge, equalize)))
             if len(waiting) > workers:
                 i, first = waiting.popleft()
                 readings[i] = first.result()
         readings |= {i: future.result() for i, future in waiting}
     for site in stream:
-        readings[position[id(site)]] = _read(site, site.stored(), edge, equalize)
+        readings[position[id(site)]] = _read(site, _fetched(site), edge, equalize)
     return [readings[i] for i in range(len(sites))]
 
 
-def _read(site: Site, stored: tuple[Tensor, ...], edge: Edge, equalize: bool) -> Reading:
+def _fetched(site: Site) -> tuple[Tensor, ...] | Exception:
+    """The tensors of a site, or what kept them from being read: one bad layer does not end a survey."""
+    try:
+        return site.stored()
+    except (ValueError, RuntimeError, OSError) as error:
+        return error
+
+
+def _read(site: Site, stored: tuple[Tensor, ...] | Exception, edge: Edge, equalize: bool) -> Reading:
+    if isinstance(stored, Exception):
+        about = {"params": site.params, "splittable": False, "note": f"it could not be read: {stored}"}
+        return Reading(site.name, site.kind, site.rows, site.cols, **about)
     W = stored[0] if len(stored) == 1 else stored[0] @ stored[1]
     notes = [site.note] if site.note else []
     known = {
