@@ -255,7 +255,7 @@ def run(
     import tempfile
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    out = Path(out)
+    out = Path(out).resolve()  # the fresh process below works in another folder
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} exists already: name a folder that does not, or remove it first")
     folder, tasks = model_folder(), load_tasks()
