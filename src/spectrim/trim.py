@@ -205,13 +205,13 @@ class _Work:
 
     def verify(self, after: Site) -> Change:
         """Hold what now stands in the model against the entry; RuntimeError where they differ."""
-        e, new, zeros = self.entry, after.get(), None
+        e, zeros = self.entry, None
         if e.action == "split":
             if after.pair_rank != e.rank or after.params != e.rank * (e.rows + e.cols):
                 raise self._differs(f"{after.params} numbers are stored at inner size {after.pair_rank}, not {e.rank}")
             if not all(torch.equal(a, b) for a, b in zip(after.layer.factors(after.part), self.piece, strict=True)):
                 raise self._differs("its halves are not the ones that were computed")
-        elif not torch.equal(new, self.piece):
+        elif not torch.equal(new := after.get(), self.piece):
             raise self._differs("its entries are not the ones that were computed")
         if e.action == "zeros":
             zeros = int((new == 0).sum())
