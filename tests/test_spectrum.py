@@ -62,8 +62,10 @@ def test_noise_edge_and_quantiles():
     top = top_eigenvalue(100, 300, 0.1)
     assert plain.noise_edge(0.1) == pytest.approx((300 * top) ** 0.5, rel=1e-14)
     assert even.noise_edge(0.1) == pytest.approx((300 * float(evened(top, 100, 300))) ** 0.5, rel=1e-14)
-    levels = (np.arange(80) + 0.5) / 80
-    np.testing.assert_allclose(plain.noise_quantiles(20), MarchenkoPastur(80 / 280).ppf(levels))
+    # The equation behind the quantiles is tested in test_laws_finite.py; the law alone is within a quarter of a level.
+    law = MarchenkoPastur(80 / 280)
+    assert np.all(law.ppf((np.arange(80) + 0.2) / 80) < plain.noise_quantiles(20))
+    assert np.all(plain.noise_quantiles(20) < law.ppf((np.arange(80) + 0.8) / 80))
     np.testing.assert_allclose(even.noise_quantiles(20), evened(plain.noise_quantiles(20), 80, 280))
 
 

@@ -1,6 +1,7 @@
 """The laws that describe noise: pure mathematics on numbers and arrays, without a matrix in sight."""
 
 from spectrim.laws.equalised import evened
+from spectrim.laws.finite import mean_shift, sum_variance
 from spectrim.laws.marchenko_pastur import MarchenkoPastur
 from spectrim.laws.spiked import (
     SHRINKERS,
@@ -9,6 +10,7 @@ from spectrim.laws.spiked import (
     hard_threshold,
     observed,
     shrink,
+    spectral_shift,
     strength,
 )
 from spectrim.laws.tracy_widom import TracyWidom, top_eigenvalue
@@ -21,8 +23,11 @@ __all__ = [
     "critical_strength",
     "evened",
     "hard_threshold",
+    "mean_shift",
     "observed",
     "shrink",
+    "spectral_shift",
     "strength",
+    "sum_variance",
     "top_eigenvalue",
 ]

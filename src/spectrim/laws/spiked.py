@@ -106,6 +106,35 @@ def cosines(theta: ArrayLike, gamma: float) -> tuple[NDArray[np.float64], NDArra
     return long, short
 
 
+def spectral_shift(x: ArrayLike, theta: ArrayLike, gamma: float) -> NDArray[np.float64]:
+    """Returns how far a signal of strength theta pushes the noise up past x: expected eigenvalues moved, in [0, 1].
+
+        xi(x) = arg(1 - t exp(-i phi)) / pi,   t = theta**2 / sqrt(gamma),   x = 1 + gamma + 2 sqrt(gamma) cos(phi)
+
+    Noise of p x n has p F(x) eigenvalues s**2 / n below x, F the Marchenko-Pastur law; beside the signal xi(x) fewer. A
+    signal above the transition, t > 1, has xi = 1 at the upper edge: one eigenvalue has left the bulk. If it is very
+    strong, xi(x) = 1 - phi / pi, the difference that one row and one column less make; at the transition it is half.
+
+    Args:
+        x: eigenvalues in units of sigma**2, any shape; outside the bulk the value at its end is given.
+        theta: signal strengths >= 0 in units of sigma sqrt(n), any shape that broadcasts against x.
+        gamma: ratio short / long side, in (0, 1].
+
+    Example:
+        >>> spectral_shift([0.0, 2.0, 4.0], 10.0, 1.0).round(3).tolist()
+        [0.0, 0.497, 1.0]
+
+    References:
+        Krein's spectral shift function of the additive model: with 1 / D(x + i0) = sqrt(gamma) exp(i phi) in the bulk, D
+        the D-transform of Benaych-Georges and Nadakuditi (2012), section 2.3, log det(x - X X') changes by
+        log(1 - theta**2 D(x)).
+    """
+    _check(gamma)
+    cosine = np.clip((np.asarray(x, np.float64) - 1 - gamma) / (2 * sqrt(gamma)), -1.0, 1.0)
+    t = np.asarray(theta, np.float64) ** 2 / sqrt(gamma)
+    return np.arctan2(t * np.sqrt(1 - cosine**2), 1 - t * cosine) / np.pi
+
+
 def shrink(y: ArrayLike, gamma: float, loss: str = "frobenius") -> NDArray[np.float64]:
     """Returns the singular values that estimate the signal best in the given norm; zero up to the edge.
 
