@@ -6,7 +6,7 @@ run in float64; a Gram matrix is built from blocks of columns, so no float64 cop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -69,6 +69,11 @@ class Factors:
         if not 0 <= k <= self.rank:
             raise ValueError(f"these factors hold {self.rank} values, so k must lie in 0..{self.rank}, got {k}")
         return Factors(self.U[:, :k], self.s[:k], self.Vh[:k])
+
+    def select(self, positions: Sequence[int]) -> Factors:
+        """Returns the factors of the values at these positions, 0 the largest."""
+        at = torch.as_tensor(sorted(positions), device=self.U.device)
+        return Factors(self.U[:, at], self.s[at], self.Vh[at])
 
     def rescale(self, rows: Matrix, cols: Matrix) -> Factors:
         """Returns factors of ``matrix / (rows x cols)``; their columns are no longer orthonormal.
