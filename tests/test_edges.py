@@ -1,6 +1,7 @@
 """The laws that every edge estimator obeys, in one parametrised suite, and what each member promises beside them."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from functools import cache
 
 import numpy as np
@@ -8,20 +9,39 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from spectrim.edges import Bema, Known, Median
+from spectrim import edges
+from spectrim.edges import Bema, BemaGamma, Broadening, Edge, GavishDonoho, Known, Median, ScreeNot
 from spectrim.laws import TracyWidom, top_eigenvalue
 from spectrim.linalg import singular_values
 from spectrim.planted import critical, noise, planted, scales
 from spectrim.reading import read_equalised, read_spectrum
 from spectrim.spectrum import NoiseFit, Spectrum
 
-# Each member as a function of the standard deviation of the noise, which only `Known` is told.
+
+@dataclass(frozen=True)
+class Member:
+    """An estimator and what it documents of itself."""
+
+    make: Callable[[float], Edge]  # from the standard deviation of the noise, which only some are told
+    rate: float  # of false spikes on pure noise, at most
+    least: float = 0.0  # the same from below, where the edge is meant to be sharp
+    extra: int = 0  # noise values that may stand beside strong spikes: those above an edge that has no beta to lower
+    slow: bool = False  # by simulation
+
+
 MEMBERS = {
-    "known": lambda sigma: Known(sigma, beta=0.1),
-    "median": lambda sigma: Median(beta=0.1),
-    "bema": lambda sigma: Bema(alpha=0.2, beta=0.1),
-    "bema wide": lambda sigma: Bema(alpha=0.05, beta=0.1),
+    "known": Member(lambda sigma: Known(sigma, beta=0.1), rate=0.1, least=0.07),
+    # Hangs on one order statistic and is documented at up to .15 on short sides under 400.
+    "median": Member(lambda sigma: Median(beta=0.1), rate=0.15, least=0.07),
+    "bema": Member(lambda sigma: Bema(alpha=0.2, beta=0.1), rate=0.1, least=0.07),
+    "bema wide": Member(lambda sigma: Bema(alpha=0.05, beta=0.1), rate=0.1, least=0.07),
+    "broadening": Member(lambda sigma: Broadening(window=15), rate=0.17, least=0.05, extra=1),
+    "gavish-donoho": Member(lambda sigma: GavishDonoho(), rate=0.01),
+    "gavish-donoho told": Member(lambda sigma: GavishDonoho(sigma), rate=0.01),
+    "screenot": Member(lambda sigma: ScreeNot(rank_bound=0.25), rate=0.01),
+    "bema gamma": Member(lambda sigma: BemaGamma(), rate=0.1, extra=1, slow=True),
 }
+PARAMS = [pytest.param(m, id=name, marks=[pytest.mark.slow] if m.slow else []) for name, m in MEMBERS.items()]
 WAYS = ("plain", "equalised")
 
 
@@ -34,9 +54,14 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=MEMBERS)
-def member(request):
-    return MEMBERS[request.param]
+@pytest.fixture(params=PARAMS)
+def documented(request) -> Member:
+    return request.param
+
+
+@pytest.fixture
+def member(documented) -> Callable[[float], Edge]:
+    return documented.make
 
 
 @pytest.fixture(params=WAYS)
@@ -73,9 +98,12 @@ def noise_spectra(p: int, n: int, draws: int, way: str) -> list[Spectrum]:
 
 def assert_same(first: NoiseFit, second: NoiseFit, factor: float = 1.0, rel: float = 1e-9) -> None:
     """The second verdict is the first in a unit `factor` times smaller; rel allows for rounding in float32 squares."""
-    assert second.sigma == pytest.approx(factor * first.sigma, rel=rel)
+    assert (second.sigma is None) == (first.sigma is None)
+    if first.sigma is not None:
+        assert second.sigma == pytest.approx(factor * first.sigma, rel=rel)
     assert second.edge == pytest.approx(factor * first.edge, rel=rel)
     assert second.spikes == first.spikes
+    assert (second.misfit is None) == (first.misfit is None)
     if first.misfit is not None:
         assert second.misfit == pytest.approx(first.misfit, abs=1e-6)
     if first.edge_interval is not None:
@@ -104,12 +132,12 @@ def test_permutation(member, read):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("p", "n", "draws"), [(100, 300, 400), (50, 50, 400), (384, 384, 200)])
-def test_false_spikes_at_the_documented_rate(member, p, n, draws, way):
-    found = sum(member(1.0)(spectrum).spikes > 0 for spectrum in noise_spectra(p, n, draws, way))
-    # A member at its rate fails one time in a thousand; the seed is fixed. `Median` hangs on one order statistic and
-    # is documented at up to .15 on short sides under 400.
-    rate = 0.15 if isinstance(member(1.0), Median) else 0.1
-    assert found <= binom.ppf(0.999, draws, rate), f"{found} of {draws} noise matrices show a spike"
+def test_false_spikes_at_the_documented_rate(documented, p, n, draws, way):
+    spectra = noise_spectra(p, n, draws, way)[: 40 if documented.slow else draws]
+    found = sum(documented.make(1.0)(spectrum).spikes > 0 for spectrum in spectra)
+    # A member at its rate fails one time in a thousand; the seed is fixed.
+    allowed = binom.ppf(0.999, len(spectra), documented.rate)
+    assert found <= allowed, f"{found} of {len(spectra)} noise matrices show a spike"
 
 
 @pytest.mark.parametrize("entries", ["uniform", "signs"])
@@ -125,21 +153,26 @@ def test_false_spikes_of_equalised_noise_that_is_not_gaussian(entries):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_noise_is_not_judged_too_timidly(member, way):
+def test_noise_is_not_judged_too_timidly(documented, way):
     # The other side of the rate: uncorrected, equalised noise shows a spike in one draw of a hundred.
-    found = sum(member(1.0)(spectrum).spikes > 0 for spectrum in noise_spectra(100, 300, 400, way))
-    assert found >= binom.ppf(0.001, 400, 0.07)
+    if not documented.least:
+        pytest.skip("documents no rate from below")
+    found = sum(documented.make(1.0)(spectrum).spikes > 0 for spectrum in noise_spectra(100, 300, 400, way))
+    assert found >= binom.ppf(0.001, 400, documented.least)
 
 
 @pytest.mark.parametrize("shape", [(100, 300), (200, 200), (60, 600)])
 @pytest.mark.parametrize("count", (1, 5, 10))
-def test_strong_spikes_are_counted_exactly(member, shape, count):
+def test_strong_spikes_are_counted_exactly(documented, shape, count):
     # A generator for which noise alone gives no spike beside them: at beta = 1e-3 that fails once in a thousand draws.
-    strict = replace(member(1.0), beta=1e-3)
+    # An edge that cannot be made strict shows its false spikes here as on pure noise: seldom one, and never two.
+    edge, extra = documented.make(1.0), documented.extra
+    if not extra and "beta" in {field.name for field in fields(edge)}:
+        edge = replace(edge, beta=1e-3)
     for draw in range(5):
         strengths = np.linspace(3, 8, count) * critical(*shape)
         made = planted(*shape, strengths, generator=np.random.default_rng([draw, *shape]))
-        assert strict(read_spectrum(made.W)).spikes == count
+        assert count <= edge(read_spectrum(made.W)).spikes <= count + extra
 
 
 def test_what_cannot_be_measured_is_refused(member, read):
@@ -165,14 +198,18 @@ def test_the_verdict_is_consistent(member, read):
     spectrum = read(uneven())
     fit = member(1.0)(spectrum)
     assert fit.spikes == np.count_nonzero(spectrum.s > fit.edge)
-    assert 0 <= fit.misfit <= 1
+    assert fit.misfit is None or 0 <= fit.misfit <= 1
+    assert fit.sigma is None or 0 < fit.sigma < fit.edge
     assert fit.method == repr(member(1.0))
-    assert member(1.0) == eval(fit.method, {"Bema": Bema, "Known": Known, "Median": Median})
+    assert member(1.0) == eval(fit.method, vars(edges)) == edges.from_repr(fit.method)
     if fit.edge_interval is not None:
-        assert fit.edge_interval[0] <= fit.edge <= fit.edge_interval[1]
+        # It speaks of the end of the limiting law, which the edge itself may leave: see `Bema`.
+        assert fit.edge_interval[0] < fit.sigma * (60**0.5 + 90**0.5) < fit.edge_interval[1]
 
 
 def test_settings_out_of_range_are_refused(member):
+    if "beta" not in {field.name for field in fields(member(1.0))}:
+        pytest.skip("has no beta")
     for beta in (0.0, 1.0, -1.0, np.nan):
         with pytest.raises(ValueError, match="beta must"):
             replace(member(1.0), beta=beta)
@@ -224,20 +261,24 @@ def test_bema_refits_with_the_law_of_what_is_left():
 
 def test_bema_agrees_with_its_literal_twin():
     spectrum = read_spectrum(uneven())
-    s, K = spectrum.s, 0
-    for _ in range(60):
-        left = s[K:][::-1] ** 2 / (90 - K)
-        levels = [(i + 0.5) / (60 - K) for i in range(60 - K)]
-        law = spectrum.noise_quantiles(K)
+
+    def fit_without(K, sigma):
+        left = spectrum.s[K:][::-1] ** 2 / (90 - K)
         top = bottom = 0.0
-        for level, q, seen in zip(levels, law, left, strict=True):
-            if 0.2 <= level <= 0.8:
+        for i, (q, seen) in enumerate(zip(spectrum.noise_quantiles(K, sigma), left, strict=True)):
+            if 0.2 <= (i + 0.5) / (60 - K) <= 0.8:
                 top, bottom = top + q * seen, bottom + q * q
-        edge = (top / bottom * 90 * top_eigenvalue(60, 90, 0.1)) ** 0.5
-        found = sum(1 for v in s if v > edge)
+        return (top / bottom) ** 0.5
+
+    K, sigma = 0, fit_without(0, None)
+    for _ in range(60):
+        edge = sigma * (90 * top_eigenvalue(60, 90, 0.1)) ** 0.5
+        found = sum(1 for v in spectrum.s if v > edge)
         if found <= K:
             break
         K = found
+        for _ in range(3):
+            sigma = fit_without(K, sigma)
     fit = Bema()(spectrum)
     assert fit.edge == pytest.approx(edge, rel=1e-12)
     assert fit.spikes == found
@@ -298,3 +339,7 @@ def test_the_repr_is_a_call_that_can_be_read_back():
     assert repr(Known(np.float64(0.5), np.float64(0.2))) == "Known(sigma=0.5, beta=0.2)"
     assert repr(Bema(np.float32(0.25))) == "Bema(alpha=0.25, beta=0.1)"
     assert repr(Median(np.float64(0.2))) == "Median(beta=0.2)"
+    assert repr(Broadening(np.int64(9))) == "Broadening(window=9, refit=True)"
+    assert repr(GavishDonoho(np.float32(0.5))) == "GavishDonoho(sigma=0.5)"
+    assert repr(ScreeNot(np.int64(9))) == "ScreeNot(rank_bound=9, fill='impute')"
+    assert repr(ScreeNot(np.float64(0.125))) == "ScreeNot(rank_bound=0.125, fill='impute')"

@@ -170,7 +170,8 @@ class NoiseFit:
     Args:
         sigma: standard deviation of a noise entry, in the unit of W, > 0.
         edge: largest singular value that noise explains, in the unit of W, > 0.
-        edge_interval: (low, high) around the edge, same unit, or None where the estimator has none to give.
+        edge_interval: (low, high) around sigma (sqrt(n) + sqrt(p)), where the law of the noise ends, same unit, nominal
+            at 90 per cent; None where the estimator has none to give. The edge lies a little above that end.
         misfit: sup-distance of the bulk to its law on the central window, in [0, 1], or None where it was not asked.
         spikes: number of singular values above the edge, a count.
         method: repr of the estimator, a complete configuration.

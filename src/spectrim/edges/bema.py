@@ -7,7 +7,6 @@ from functools import lru_cache
 from math import hypot, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spectrim.laws import MarchenkoPastur, TracyWidom, sum_variance
 from spectrim.metrics import misfit
@@ -24,34 +23,36 @@ class Bema:
     """The edge of the noise whose law runs through the central eigenvalues, refitted without the spikes it finds.
 
     With K spikes taken out, m = p - K values lambda_i = s**2 / (n - K) are left, ascending, and q_i is what noise of
-    unit variance is expected to show in their place (`Spectrum.noise_quantiles`). Over (i + 1/2) / m in [alpha, 1 - alpha]
+    unit variance is expected to show in their place (`Spectrum.noise_quantiles`). Over the i whose level (i + 1/2) / m
+    lies in [alpha, 1 - alpha]
 
         sigma**2 = sum q_i lambda_i / sum q_i**2,   edge = sigma sqrt(n top_eigenvalue(p, n, beta))
 
     K starts at zero and becomes the number of values above the edge, as long as that number grows. So K cannot cycle,
     it settles within a few rounds, and where a refit would take a spike back, the higher edge stands.
 
-    False-spike rate on pure noise: beta. Bias of sigma**2 beside planted signal: a few tenths of a per cent where the
-    signal takes a sixth of the values, for each spike is given its own push on the bulk; the law of m x (n - K) noise,
-    which takes all spikes for very strong, is one to two per cent low there, a fit without refit 13 to 20 per cent high.
+    False-spike rate on pure noise: beta. Bias of sigma**2 beside planted signal: .2 per cent where the signal takes a
+    sixth of the values, for each spike is given its own push on the bulk. The law of (p - K) x (n - K) noise, which
+    takes all spikes for very strong, is one to two per cent low there, and a fit without refit 13 to 20 high.
 
     `edge_interval` is nominal at 90 per cent, for the end sigma (sqrt(n) + sqrt(p)) of the law of the noise. It is
 
         sigma (sqrt(n) + sqrt(p)) (1 -+ 1.645 w / 2),   w**2 = matched_spread**2 + (1 - sigma_K**2 / sigma**2)**2 / 16
 
     where `matched_spread` is the relative standard deviation of sigma**2 on pure noise, from the theory of linear
-    statistics, and sigma_K the fit that takes the K spikes for very strong: a quarter of the correction for their finite
-    strength counts as not known. An equalised matrix has its norm fixed, so sigma is there the root mean square of the
-    noise at hand, better known than that of its source; finding the scales adds .16 / (p n) to w**2. It speaks of independent normal entries beside spikes that are seen, not of a bulk
-    that does not fit, where it is far too narrow; coverage by simulation in docs/intervals.md. None where more than
-    half of the values stand above the edge.
+    statistics, and sigma_K the fit that takes the K spikes for very strong: a quarter of the correction for their
+    finite strength counts as not known. An equalised matrix has its norm fixed, so sigma is there the root mean square
+    of the noise at hand, better known than that of its source; finding the scales adds .16 / (p n) to w**2. The
+    interval speaks of independent normal entries beside spikes that are seen. Of a bulk that does not fit it says
+    nothing, and spikes just over the transition that are missed raise sigma beyond it. Coverage by simulation:
+    docs/intervals.md. None where more than half of the values stand above the edge.
 
     Args:
         alpha: share of the eigenvalues left out at each end of the fit, in [0, 1/2).
         beta: upper-tail probability in (0, 1); the larger, the lower the edge.
-        compat: None, or "authors": levels i / m, no refit, the scale (1 + sqrt(g))**4 / 3 in place of the power 4/3, and
-            a distribution function that falls back to 0 above the edge in the misfit. For reproductions of published
-            figures only.
+        compat: None, or "authors": levels i / m, no refit, the scale (1 + sqrt(g))**4 / 3 in place of the power 4/3,
+            and a distribution function that falls back to 0 above the edge in the misfit. For reproductions of
+            published figures only; their false-spike rate is not beta.
 
     Example:
         >>> from spectrim.planted import noise

@@ -1,4 +1,4 @@
-"""What the Marchenko-Pastur law leaves out at finite size: the mean of the counts, and how far sums of values wander."""
+"""What the Marchenko-Pastur law leaves out at finite size: the mean of the counts, and how far sums wander."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WAVES = 2048  # of the cosine series; for a function with kinks they fall off li
 
 
 def mean_shift(x: ArrayLike, gamma: float) -> NDArray[np.float64]:
-    """Returns the expected count of eigenvalues of real noise below x, less p F(x): 1/4 at the lower, -1/4 at the upper end.
+    """Returns the expected count of eigenvalues of real noise below x, less p F(x): from 1/4 down to -1/4.
 
         1/4 - (1 - phi / pi) / 2,   x = 1 + gamma + 2 sqrt(gamma) cos(phi)
 
@@ -34,7 +34,7 @@ def mean_shift(x: ArrayLike, gamma: float) -> NDArray[np.float64]:
 
 
 def sum_variance(f: Callable[[NDArray[np.float64]], NDArray[np.float64]], gamma: float) -> float:
-    """Returns the variance of the sum of f over the eigenvalues s**2 / n of real unit noise, in the limit of large sizes.
+    """Returns the variance of the sum of f over the eigenvalues s**2 / n of real unit noise, for large sizes.
 
         1/2 sum over k of k a_k**2,   f(x) = sum over k of a_k cos(k phi),   x = 1 + gamma + 2 sqrt(gamma) cos(phi)
 

@@ -125,9 +125,9 @@ def spectral_shift(x: ArrayLike, theta: ArrayLike, gamma: float) -> NDArray[np.f
         [0.0, 0.497, 1.0]
 
     References:
-        Krein's spectral shift function of the additive model: with 1 / D(x + i0) = sqrt(gamma) exp(i phi) in the bulk, D
-        the D-transform of Benaych-Georges and Nadakuditi (2012), section 2.3, log det(x - X X') changes by
-        log(1 - theta**2 D(x)).
+        Krein's spectral shift function of the additive model: log det(x - X X') changes by log(1 - theta**2 D(x)),
+        with D the D-transform of Benaych-Georges and Nadakuditi (2012), section 2.3, and 1 / D(x + i0) = sqrt(gamma)
+        exp(i phi) in the bulk.
     """
     _check(gamma)
     cosine = np.clip((np.asarray(x, np.float64) - 1 - gamma) / (2 * sqrt(gamma)), -1.0, 1.0)
