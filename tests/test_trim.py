@@ -110,7 +110,7 @@ def test_ranks_are_achieved_as_planned(dense, basis, dtype):
 def test_the_two_bases_cut_differently():
     plain, even = net(), net()
     found = survey(plain)
-    chosen = plan(found, params=0.5, basis="equalised")
+    chosen = plan(found, params=0.4, basis="equalised")
     trim(even, chosen)
     raw = json.loads(chosen.to_json())
     for entry in raw["entries"]:
@@ -309,9 +309,9 @@ def test_what_differs_from_the_plan_is_not_passed_in_silence(where, tmp_path, mo
     chosen = plan(found, zeros=0.4) if where == "zeros" else plan(found, params=0.5)
     truncate, smallest = TRIM.truncate, TRIM.smallest_to_zero
     if where == "rank":  # one value too few
-        monkeypatch.setattr(TRIM, "truncate", lambda W, k, scales: truncate(W, k - 1, scales))
+        monkeypatch.setattr(TRIM, "truncate", lambda W, k, *how: truncate(W, k - 1, *how))
     elif where == "values":  # the right rank, and not the best matrix of it
-        monkeypatch.setattr(TRIM, "truncate", lambda W, k, scales: truncate(W + 0.5 * W.flip(0), k, scales))
+        monkeypatch.setattr(TRIM, "truncate", lambda W, k, *how: truncate(W + 0.5 * W.flip(0), k, *how))
     else:
         monkeypatch.setattr(TRIM, "smallest_to_zero", lambda W, zeros: smallest(W, zeros - 1))
     with pytest.raises(RuntimeError, match=r"fc\d: what was achieved is not what was planned"):

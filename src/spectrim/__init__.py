@@ -9,10 +9,10 @@
 True
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from . import edges, laws, planted
-from .edges import Bema, Known, Median
+from .edges import Bema, Broadening, GavishDonoho, Known, Median, ScreeNot
 from .factored import load
 from .laws import MarchenkoPastur, TracyWidom
 from .linalg import Factors
@@ -22,29 +22,36 @@ from .sites import Site
 from .spectrum import NoiseFit, Spectrum
 from .survey import Reading, Survey
 from .trim import Change, Changes
+from .verdict import Verdict
 
-# The three verbs share their names with their modules: they are bound last, so that `spectrim.plan` is the function.
+# The verbs share their names with their modules: they are bound last, so that `spectrim.plan` is the function.
 from .survey import survey  # isort: skip
+from .compare import compare  # isort: skip
 from .plan import plan  # isort: skip
 from .trim import trim  # isort: skip
 
 __all__ = [
     "Bema",
+    "Broadening",
     "Change",
     "Changes",
     "Entry",
     "Equalised",
     "Factors",
+    "GavishDonoho",
     "Known",
     "MarchenkoPastur",
     "Median",
     "NoiseFit",
     "Plan",
     "Reading",
+    "ScreeNot",
     "Site",
     "Spectrum",
     "Survey",
     "TracyWidom",
+    "Verdict",
+    "compare",
     "edges",
     "equalize",
     "laws",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
@@ -14,6 +14,7 @@ from .budgets import Candidate, allocate
 from .checkpoint import write_whole
 from .steps import magnitude_counts
 from .survey import Reading, Survey, inventory
+from .verdict import GATE, judge
 
 SCHEMA = "spectrim.plan/1"
 Basis = Literal["plain", "equalised"]
@@ -27,6 +28,9 @@ class _Record(BaseModel):
 class Entry(_Record):
     """What one matrix may lose: `rank` values kept, `zeros` entries at zero, `damage` the relative error expected.
 
+    The values kept are the largest, but for as many as `also` names by position (0 is the largest): small ones whose
+    directions are not random.
+
     MACs are for one input position (one token, one pixel). With basis "equalised" the rank is cut after the row and
     column scales were evened out, and `damage` is measured there.
     """
@@ -38,6 +42,7 @@ class Entry(_Record):
     action: Literal["keep", "split", "dense", "zeros"]
     rank: StrictInt | None = Field(default=None, ge=1)
     zeros: StrictInt | None = Field(default=None, ge=0)
+    also: tuple[StrictInt, ...] = ()
     basis: Basis = "plain"
     params_before: int = Field(ge=0)
     params_after: int = Field(ge=0)
@@ -60,7 +65,8 @@ class Entry(_Record):
     @property
     def decision(self) -> str:
         """Action, rank, zeros and basis in one line."""
-        return f"{self.action} rank={self.rank} zeros={self.zeros} {self.basis}"
+        also = f" also={','.join(map(str, self.also))}" if self.also else ""
+        return f"{self.action} rank={self.rank}{also} zeros={self.zeros} {self.basis}"
 
     @model_validator(mode="after")
     def _possible(self):
@@ -70,7 +76,13 @@ class Entry(_Record):
                     f"rank {self.rank} is impossible for a {self.rows} x {self.cols} matrix: "
                     f"1 to {min(self.rows, self.cols)} values can be kept"
                 )
-        elif self.rank is not None:
+            whole, top = min(self.rows, self.cols), self.rank - len(self.also)
+            if len(set(self.also)) < len(self.also) or any(not max(0, top) <= i < whole for i in self.also) or top < 0:
+                raise ValueError(
+                    f"also={list(self.also)} is impossible: of {self.rank} values kept the {max(0, top)} largest are "
+                    f"kept anyway, so it names others, by positions {max(0, top)} to {whole - 1}, each once"
+                )
+        elif self.rank is not None or self.also:
             raise ValueError(f"action {self.action!r} takes no rank")
         if (self.action == "zeros") != (self.zeros is not None):
             raise ValueError("zeros is a count with the action 'zeros', and null with every other")
@@ -208,6 +220,7 @@ def plan(
     zeros: float | None = None,
     dense: bool = False,
     basis: Basis = "plain",
+    gate: float = GATE,
 ) -> Plan:
     """Return the `Plan` that reaches a target over the matrices that have a verdict.
 
@@ -225,6 +238,11 @@ def plan(
         basis: cut ranks of the matrix as it is ("plain"), or with its row and column scales evened out ("equalised").
             The spikes that stay are those of the verdict in that basis. Plain is the default because it did less harm
             on the model of the demo; a low-rank cut by energy wants the loud rows that equalisation turns down.
+        gate: largest misfit of a bulk that may be cut, in [0, 1]; see `spectrim.Verdict`. What does not fit the law of
+            noise, or is heavy-tailed, is left alone; 1 lets everything through.
+
+    Directions of the bulk that the survey found not to be random (`survey(..., vectors=True)`) are kept beside the
+    spikes, and named in the entry.
     """
     if not isinstance(found, Survey):
         raise TypeError(f"a plan is made from a survey, not from a {type(found).__name__}: plan(survey(model), ...)")
@@ -235,28 +253,80 @@ def plan(
     share = params if params is not None else zeros
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise ValueError(f"a target lies in (0, 1], not {share!r}: 0.5 means one half")
+    if isinstance(gate, bool) or not isinstance(gate, int | float) or not 0 <= gate <= 1:
+        raise ValueError(f"a gate lies in [0, 1], not {gate!r}: the largest misfit of a bulk that may be cut")
     if not found.fitted:
         raise ValueError(f"{found.model} has no matrix with a verdict, so there is nothing to plan for")
+    closed = _closed(found, gate)
+    if len(closed) == len(found.fitted):
+        worst = min((r.fit.misfit for r in found.fitted if r.fit.misfit is not None), default=None)
+        best = "" if worst is None else f" (the best has misfit {worst:.2f})"
+        raise ValueError(
+            f"no matrix of {found.model} has a bulk that fits the law of noise{best}: "
+            "gate=1 (--gate 1) plans for all of them anyway"
+        )
+    notes = _told(closed)
     if zeros is not None:
-        return _finish(found, {"zeros": zeros}, _zeros(found, zeros), [])
+        return _finish(found, {"zeros": zeros}, _zeros(found, zeros, closed), notes)
     if basis == "equalised" and not found.equalised:
         raise ValueError("the survey was made without equalisation: survey again with equalize=True, or basis='plain'")
-    entries, notes = _ranks(found, params, basis, dense)
-    return _finish(found, {"params": params}, entries, notes)
+    entries, more = _ranks(found, params, basis, dense, closed)
+    return _finish(found, {"params": params}, entries, notes + more)
 
 
-def _candidates(found: Survey, basis: Basis) -> dict[str, Candidate]:
+def _closed(found: Survey, gate: float) -> dict[str, str]:
+    """The matrices that the gate keeps from being cut, and why."""
+    closed = {}
+    for r in found.fitted if gate < 1 else ():
+        verdict = judge(r.spectrum, r.fit, panel={}, gate=gate)
+        if not verdict.cuttable:
+            closed[r.name] = f"{verdict.kind}: {verdict.reason}"
+    return closed
+
+
+def _told(closed: dict[str, str]) -> list[str]:
+    if not closed:
+        return []
+    who = "1 matrix does not fit the law of noise and stays as it is"
+    if len(closed) > 1:
+        who = f"{len(closed)} matrices do not fit the law of noise and stay as they are"
+    return [f"{who}; gate=1 (--gate 1) plans for all"]
+
+
+class _Ordered(NamedTuple):
+    """A matrix that may be split, its values in the order in which they are kept: spikes, structured, other bulk."""
+
+    candidate: Candidate
+    order: tuple[int, ...]
+    spikes: int
+
+    def kept(self, k: int) -> tuple[int, ...]:
+        """The positions among k values kept that are not the largest ones of all."""
+        kept = set(self.order[:k])
+        top = next(i for i in range(k + 1) if i not in kept)
+        return tuple(sorted(i for i in kept if i > top))
+
+
+def _candidates(found: Survey, basis: Basis, closed: dict[str, str]) -> dict[str, _Ordered]:
     chosen = {}
     for r in found.fitted:
-        if r.splittable:
+        if r.splittable and r.name not in closed:
             plain = basis == "plain" and r.plain_spectrum is not None
             spectrum, fit = (r.plain_spectrum, r.plain) if plain else (r.spectrum, r.fit)
-            chosen[r.name] = Candidate(r.rows, r.cols, r.params, spectrum.s, fit.spikes, r.rows * r.cols)
+            first = [*range(fit.spikes), *((r.plain_structured if plain else r.structured) or ())]
+            order = (*first, *sorted(set(range(len(spectrum.s))) - set(first)))
+            s = spectrum.s[np.array(order, int)]
+            chosen[r.name] = _Ordered(
+                Candidate(r.rows, r.cols, r.params, s, len(first), r.rows * r.cols), order, fit.spikes
+            )
     return chosen
 
 
-def _ranks(found: Survey, share: float, basis: Basis, dense: bool) -> tuple[list[Entry], list[str]]:
-    candidates = _candidates(found, basis)
+def _ranks(
+    found: Survey, share: float, basis: Basis, dense: bool, closed: dict[str, str]
+) -> tuple[list[Entry], list[str]]:
+    ordered = _candidates(found, basis, closed)
+    candidates = {name: o.candidate for name, o in ordered.items()}
     if not candidates:
         raise ValueError("no matrix of this model can be split")
     total = sum(c.params for c in candidates.values())
@@ -266,26 +336,30 @@ def _ranks(found: Survey, share: float, basis: Basis, dense: bool) -> tuple[list
     kept = dict(zip(candidates, allocate(list(candidates.values()), share * total), strict=True))
     readings = {r.name: r for r in found.matrices}
     notes = []
-    entries = {name: _rank_entry(readings[name], c, kept[name], basis, dense) for name, c in candidates.items()}
+    entries = {name: _rank_entry(readings[name], o, kept[name], basis, dense) for name, o in ordered.items()}
     cut = sum(e.spikes_cut for e in entries.values())
     if cut:
         notes.append(f"the target lies below the noise: {cut} spikes are cut too, the smallest first")
     if dense:
         notes.append("rebuilt dense: the rank falls, the size does not")
-    return [entries.get(r.name) or _kept(r, _why_not(r)) for r in found.matrices], notes
+    return [entries.get(r.name) or _kept(r, closed.get(r.name) or _why_not(r)) for r in found.matrices], notes
 
 
-def _rank_entry(r: Reading, c: Candidate, k: int, basis: Basis, dense: bool) -> Entry:
+def _rank_entry(r: Reading, ordered: _Ordered, k: int, basis: Basis, dense: bool) -> Entry:
+    c, spikes = ordered.candidate, ordered.spikes
     even = r.rows * r.cols / c.side
     if not c.pays(k):
-        if c.spikes >= even:
-            why = f"its {c.spikes} spikes alone would fill a pair: a split pays below {even:.0f} values"
+        if spikes >= even:
+            why = f"its {spikes} spikes alone would fill a pair: a split pays below {even:.0f} values"
         else:
             why = f"nothing of it had to go; a split pays below {even:.0f} of its {len(c.s)} values"
-        return _kept(r, why, c.spikes)
-    cut = max(0, c.spikes - k)
-    bulk = max(0, k - c.spikes)
-    why = f"keeps {k} of {len(c.s)} values: {min(k, c.spikes)} of {c.spikes} spikes and {bulk} of the bulk"
+        return _kept(r, why, spikes)
+    cut = max(0, spikes - k)
+    structured = c.spikes - spikes
+    bulk = max(0, k - spikes)
+    why = f"keeps {k} of {len(c.s)} values: {min(k, spikes)} of {spikes} spikes and {bulk} of the bulk"
+    if structured:
+        why += f", {min(structured, bulk)} of the {structured} among them that are not random"
     if cut:
         why += f"; {cut} spikes are cut, for the target lies below them"
     energy = c.s**2
@@ -293,19 +367,21 @@ def _rank_entry(r: Reading, c: Candidate, k: int, basis: Basis, dense: bool) -> 
         r,
         action="dense" if dense else "split",
         rank=k,
+        also=ordered.kept(k),
         basis=basis,
         params_after=r.params if dense else k * c.side,
         macs_after=r.params if dense else k * c.side,
         damage=float(np.sqrt(energy[k:].sum() / energy.sum())),
-        spikes=c.spikes,
+        spikes=spikes,
         spikes_cut=cut,
         reason=why,
     )
 
 
-def _zeros(found: Survey, share: float) -> list[Entry]:
+def _zeros(found: Survey, share: float, closed: dict[str, str]) -> list[Entry]:
     sites = {site.name: site for site in inventory(found.source, found.fused).sites} if found.source is not None else {}
-    fitted = [r for r in found.fitted if sites.get(r.name) is not None and sites[r.name].pair_rank is None]
+    there = [r for r in found.fitted if r.name not in closed]
+    fitted = [r for r in there if sites.get(r.name) is not None and sites[r.name].pair_rank is None]
     if not fitted:
         raise ValueError("the survey does not hold the model that it was made of: survey it again to plan zeros")
     total = sum(r.rows * r.cols for r in fitted)
@@ -314,7 +390,7 @@ def _zeros(found: Survey, share: float) -> list[Entry]:
     entries = []
     for r in found.matrices:
         if r.name not in chosen:
-            entries.append(_kept(r, _why_not(r)))
+            entries.append(_kept(r, closed.get(r.name) or _why_not(r)))
             continue
         count, energy = chosen[r.name]
         entries.append(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +21,15 @@ from torch import Tensor, nn
 
 from .checkpoint import Checkpoint, of_state, open_checkpoint, write_whole
 from .edges import Bema
-from .linalg import one_thread
+from .haar import departures, structured
+from .linalg import one_thread, svd, without_zero_lines
 from .metrics import bulk_share
 from .modules import of_module
 from .names import of_checkpoint
 from .reading import read_equalised, read_spectrum
 from .sites import Inventory, Site, Skipped
 from .spectrum import NoiseFit, Spectrum
+from .verdict import Verdict, judge
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -45,6 +48,8 @@ class Reading:
 
     `fit` is the default verdict, on `spectrum` (equalised unless the survey was told otherwise); `plain` is the verdict
     without equalisation, on `plain_spectrum`. `params` counts the numbers stored now, `item` the bytes of one of them.
+    `structured` are the positions of values in the bulk (0 is the largest of all) whose vectors are not random, and
+    `plain_structured` the same without equalisation, where the survey looked at vectors.
     """
 
     name: str
@@ -63,6 +68,18 @@ class Reading:
     fingerprint: str = ""
     skipped: bool = False
     splittable: bool = True
+    structured: tuple[int, ...] | None = None
+    plain_structured: tuple[int, ...] | None = None
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """What to make of this matrix, with several estimators side by side; None where there is no fit."""
+        return None if self.fit is None else judge(self.spectrum, self.fit)
+
+    @cached_property
+    def low(self) -> int | None:
+        """How many values lie below the lower edge of the noise, or None where there is no fit or no noise level."""
+        return None if self.fit is None or self.fit.sigma is None else departures(self.spectrum, self.fit)
 
     @property
     def bulk_share(self) -> float | None:
@@ -86,6 +103,8 @@ class Reading:
             "zero_cols": self.zero_cols,
             "skipped": self.skipped,
             "fingerprint": self.fingerprint or None,
+            "verdict": self.verdict.to_dict() if self.verdict else None,
+            "structured": None if self.structured is None else list(self.structured),
             "note": self.note,
         }
 
@@ -179,9 +198,10 @@ class Survey:
             else:
                 plain = r.plain.spikes if r.plain else "-"
                 misfit = "-" if r.fit.misfit is None else f"{r.fit.misfit:.3f}"
+                sigma = "-" if r.fit.sigma is None else f"{r.fit.sigma:.4g}"
                 lines.append(
                     f"  {r.name:<48} {r.rows} x {r.cols}: {r.fit.spikes} spikes above {r.fit.edge:.4g} "
-                    f"(sigma {r.fit.sigma:.4g}, misfit {misfit}, plain {plain})"
+                    f"(sigma {sigma}, misfit {misfit}, plain {plain}): {r.verdict.kind}"
                 )
         return "\n".join(lines)
 
@@ -206,6 +226,7 @@ def survey(
     *,
     equalize: bool = True,
     fused: str = "split",
+    vectors: bool = False,
     progress: Progress | None = None,
 ) -> Survey:
     """Return the `Survey` of a model: every weight matrix with its spectrum, its noise level and its spikes.
@@ -216,6 +237,7 @@ def survey(
         edge: the estimator that separates noise from signal; `Bema()` unless told otherwise.
         equalize: judge each matrix with its row and column scales evened out, and keep the plain verdict beside it.
         fused: how weights that hold several matrices are read: "split" (q, k, v; gates), "whole" or "heads".
+        vectors: look at the singular vectors too, and record which directions of the bulk are not random (slower).
         progress: wraps the iteration over the sites, for instance `tqdm`.
 
     A matrix that cannot be judged (NaN, all zero, too small) is recorded with the reason, and the survey goes on.
@@ -230,7 +252,7 @@ def survey(
     edge = Bema() if edge is None else edge
     source = open_model(model)
     found = inventory(source, fused)
-    readings = _read_all(found.sites, edge, equalize, progress or iter)
+    readings = _read_all(found.sites, _How(edge, equalize, vectors), progress or iter)
     readings += [_skip(skipped) for skipped in found.skipped]
     return Survey(
         model=found.label,
@@ -275,6 +297,15 @@ def fingerprint(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class _How:
+    """What a survey was asked to do with each matrix."""
+
+    edge: Edge
+    equalize: bool
+    vectors: bool
+
+
 def _skip(skipped: Skipped) -> Reading:
     rows = skipped.shape[0] if skipped.shape else 1
     cols = torch.Size(skipped.shape[1:]).numel()
@@ -283,7 +314,7 @@ def _skip(skipped: Skipped) -> Reading:
     )
 
 
-def _read_all(sites: tuple[Site, ...], edge: Edge, equalize: bool, progress: Progress) -> list[Reading]:
+def _read_all(sites: tuple[Site, ...], how: _How, progress: Progress) -> list[Reading]:
     """The readings in the order of the sites. Small matrices are shared out, one thread each; large ones take them all.
 
     Tensors are fetched here, so that a file is read by one thread and never more than a few matrices are in memory.
@@ -302,13 +333,13 @@ def _read_all(sites: tuple[Site, ...], edge: Edge, equalize: bool, progress: Pro
             pool = held.enter_context(ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)))
             held.callback(lambda: pool.shutdown(wait=True, cancel_futures=True))
         for site in islice(stream, len(small)):
-            waiting.append((position[id(site)], pool.submit(_read, site, _fetched(site), edge, equalize)))
+            waiting.append((position[id(site)], pool.submit(_read, site, _fetched(site), how)))
             if len(waiting) > workers:
                 i, first = waiting.popleft()
                 readings[i] = first.result()
         readings |= {i: future.result() for i, future in waiting}
     for site in stream:
-        readings[position[id(site)]] = _read(site, _fetched(site), edge, equalize)
+        readings[position[id(site)]] = _read(site, _fetched(site), how)
     return [readings[i] for i in range(len(sites))]
 
 
@@ -320,7 +351,7 @@ def _fetched(site: Site) -> tuple[Tensor, ...] | Exception:
         return error
 
 
-def _read(site: Site, stored: tuple[Tensor, ...] | Exception, edge: Edge, equalize: bool) -> Reading:
+def _read(site: Site, stored: tuple[Tensor, ...] | Exception, how: _How) -> Reading:
     if isinstance(stored, Exception):
         about = {"params": site.params, "splittable": False, "note": f"it could not be read: {stored}"}
         return Reading(site.name, site.kind, site.rows, site.cols, **about)
@@ -342,12 +373,16 @@ def _read(site: Site, stored: tuple[Tensor, ...] | Exception, edge: Edge, equali
     plain = None
     try:
         plain_spectrum = read_spectrum(W, notes=notes)
-        plain = edge(plain_spectrum)
-        if not equalize:
-            zeros = _zero_lines(W)
-            return Reading(**known, spectrum=plain_spectrum, fit=plain, note="; ".join(notes), **zeros)
-        spectrum, even = read_equalised(W, edge, EVEN, notes)
-        fit = edge(spectrum)
+        plain = how.edge(plain_spectrum)
+        if how.vectors:
+            known["plain_structured"] = _structured(W, plain_spectrum, plain, notes)
+        if not how.equalize:
+            known["structured"] = known.get("plain_structured")
+            return Reading(**known, spectrum=plain_spectrum, fit=plain, note="; ".join(notes), **_zero_lines(W))
+        spectrum, even = read_equalised(W, how.edge, EVEN, notes)
+        fit = how.edge(spectrum)
+        if how.vectors:
+            known["structured"] = _structured(even.apply(W), spectrum, fit, notes)
         if even.uneven > 2 * EVEN:  # many structural zeros, as in a triangular matrix
             notes.append(f"its rows and columns cannot be evened out: mean squares differ by {even.uneven:.0%}")
     except (ValueError, ArithmeticError, RuntimeError) as error:
@@ -369,6 +404,11 @@ def _read(site: Site, stored: tuple[Tensor, ...] | Exception, edge: Edge, equali
         zero_cols=len(even.zero_cols),
         note="; ".join(dict.fromkeys(notes)),
     )
+
+
+def _structured(W: Tensor, spectrum: Spectrum, fit: NoiseFit, notes: list[str]) -> tuple[int, ...]:
+    factors = svd(without_zero_lines(W)[0], notes)
+    return structured(spectrum, fit, factors.U.cpu().numpy(), factors.Vh.cpu().numpy())
 
 
 def _zero_lines(W: Tensor) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import time
@@ -172,7 +171,7 @@ class _Work:
             self.error = _norm(self.W - self.piece) / _norm(self.W)
         else:
             scales = equalize(self.W, edge=edge) if entry.basis == "equalised" else None
-            factors = truncate(self.W, entry.rank, scales)
+            factors = truncate(self.W, entry.rank, scales, entry.also)
             dtype = self.W.dtype
             if entry.action == "split":
                 self.piece = tuple(half.to(dtype).contiguous() for half in factors.split())
@@ -239,10 +238,8 @@ def _edge_of(plan: Plan) -> Edge | None:
     if all(entry.basis == "plain" for entry in plan.touched):
         return None
     try:
-        call = ast.parse(plan.model.edge, mode="eval").body
-        estimator = getattr(edges, call.func.id)
-        return estimator(**{k.arg: ast.literal_eval(k.value) for k in call.keywords})
-    except (SyntaxError, AttributeError, ValueError, TypeError):
+        return edges.from_repr(plan.model.edge)
+    except ValueError:
         raise ValueError(
             f"the plan cuts in the equalised basis of {plan.model.edge!r}, which is no estimator of spectrim.edges: "
             "plan with basis='plain'"
