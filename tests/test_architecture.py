@@ -22,17 +22,26 @@ ALLOWED: dict[str, set[str]] = {
     "planted": {"laws", "spectrum"},
     "metrics": {"laws", "spectrum"},
     "edges": {"laws", "spectrum", "metrics"},
+    "tails": set(),
+    "haar": {"laws", "spectrum"},
+    "scores": {"laws", "spectrum", "metrics"},
+    "verdict": {"spectrum", "edges", "tails"},
     "linalg": {"laws", "spectrum", "metrics", "edges"},
     "reading": {"linalg", "spectrum"},
-    "steps": {"linalg", "reading"},
+    "nulls": {"edges", "linalg", "metrics", "reading", "spectrum"},
+    "steps": {"laws", "linalg", "reading"},
     "factored": set(),  # copied beside the weights: it stands alone
     "sites": {"linalg"},
     "checkpoint": set(),
     "modules": {"sites", "factored"},
     "names": {"sites", "checkpoint"},
-    "survey": {"edges", "linalg", "reading", "metrics", "spectrum", "sites", "modules", "names", "checkpoint"},
+    "survey": {
+        *("edges", "linalg", "reading", "metrics", "spectrum", "sites", "modules", "names", "checkpoint"),
+        *("haar", "verdict"),
+    },
+    "compare": {"checkpoint", "edges", "nulls", "scores", "spectrum", "survey", "verdict"},
     "budgets": set(),
-    "plan": {"survey", "budgets", "steps", "checkpoint"},
+    "plan": {"survey", "budgets", "steps", "checkpoint", "verdict"},
     "output": set(),
     "trim": {
         *("plan", "survey", "output", "steps", "reading", "linalg", "edges"),
@@ -42,15 +51,15 @@ ALLOWED: dict[str, set[str]] = {
     # surfaces: the report sees records only, the demo and the command line use what a user has
     "report": {"laws", "spectrum", "metrics"},
     "demo": {"survey", "plan", "trim", "audit", "factored", "linalg", "steps"},
-    "cli": {"checkpoint", "survey", "plan", "trim", "audit", "demo", "edges"},
+    "cli": {"checkpoint", "survey", "compare", "plan", "trim", "audit", "demo", "edges", "report"},
     "__main__": {"cli"},
 }
 # A record's `to_html` imports the report inside the method; records of one level may name each other for type checkers;
 # the version is asked of the package, inside functions.
-UPWARD = {("survey", "report"), ("trim", "report")}
+UPWARD = {("survey", "report"), ("compare", "report"), ("trim", "report")}
 FOR_TYPES = {("survey", "plan"), ("report", "survey"), ("report", "plan"), ("report", "trim")}
 FAMILIES = ("edges", "laws")
-NUMPY_ONLY = ("laws", "spectrum", "metrics", "edges", "planted")
+NUMPY_ONLY = ("laws", "spectrum", "metrics", "edges", "planted", "tails", "haar", "scores")
 HEAVY = ("plotly", "jinja2", "transformers", "timm", "ray", "matplotlib", "rich", "typer", "pandas")
 
 

@@ -19,6 +19,9 @@ from typer.testing import CliRunner
 
 import spectrim
 from spectrim.cli import app
+from spectrim.cli.tables import fitted, shortened
+from spectrim.compare import compare
+from spectrim.verdict import GATE
 
 ANSI = "\x1b"
 PLAIN = {"COLUMNS": "200", "TERMINAL_WIDTH": "200", "NO_COLOR": "", "FORCE_COLOR": "", "TERM": "dumb"}
@@ -161,6 +164,12 @@ def test_a_plan_goes_through_a_pipe(model, tmp_path):
         (["survey", "model", "--alpha", "0.7"], "alpha"),
         (["survey", "model", "--beta", "0"], "beta"),
         (["survey", "model", "--edge", "mean"], "mean"),
+        (["edges", "nothing"], "no such file or folder"),
+        (["edges"], "MODEL"),
+        (["edges", "model", "--alpha", "0.5"], "alpha"),
+        (["edges", "model", "--beta", "1"], "beta"),
+        (["edges", "model", "--edge", "bema"], "--edge"),
+        (["edges", "model", "--html", "nowhere/e.html"], "no folder nowhere"),
         (["survey", "model", "--fused", "thirds"], "thirds"),
         (["survey"], "MODEL"),
         (["survey", "model", "--no-such-option"], "no-such-option"),
@@ -172,6 +181,7 @@ def test_a_plan_goes_through_a_pipe(model, tmp_path):
         (["plan", "model", "--params", "nan"], r"\(0, 1\]"),
         (["plan", "model", "--params", "half"], "number"),
         (["plan", "model", "--params", "0.001"], "out of reach"),
+        (["plan", "model", "--params", "0.5", "--gate", "2"], "--gate"),
         (["plan", "model", "--params", "0.5", "--basis", "equalised", "--no-equalize"], "without equalisation"),
         (["trim", "model", "-o", "out"], "--plan"),
         (["trim", "model", "--plan", "plan.json"], "--output|-o"),
@@ -231,7 +241,26 @@ def test_help_tells_every_option(name):
             assert parameter.help.split(":")[0][:40] in " ".join(done.stdout.split())
     for below in getattr(commands()[name], "commands", {}):
         assert re.search(rf"\b{below}\b", done.stdout)
-    assert {"survey", "plan", "trim", "demo"} <= set(commands())
+    assert {"survey", "edges", "plan", "trim", "demo"} <= set(commands())
+
+
+def test_the_defaults_of_the_options_are_those_of_the_functions():
+    """They are written out in the options, so that help needs no torch."""
+    options = {p.name: p.default for p in commands()["plan"].params}
+    assert (options["alpha"], options["beta"]) == (spectrim.Bema().alpha, spectrim.Bema().beta)
+    assert options["gate"] == GATE
+    assert options["edge"] == "bema" and options["vectors"] is False
+
+
+def test_a_plan_keeps_small_directions_that_are_not_random(tmp_path):
+    """One small value with a vector on three rows: found, named in the plan, and kept by the cut."""
+    W, u = rand(96, 128), torch.eye(96)[:3].sum(0) / 3**0.5
+    W -= torch.outer(u, 0.99 * (u @ W))  # along u a hundredth is left of it
+    save_file({"a.weight": W}, tmp_path / "a.safetensors")
+    done = run("plan", tmp_path / "a.safetensors", "--params", "0.5", "--vectors", "--gate", "1", "-o", "-")
+    assert_done(done)
+    (entry,) = json.loads(done.stdout)["entries"]
+    assert entry["action"] == "split" and 95 in entry["also"]
 
 
 def test_exit_statuses_are_in_the_help():
@@ -244,6 +273,102 @@ def test_names_with_brackets_are_not_taken_for_markup(tmp_path):
     save_file(state, tmp_path / "a.safetensors")
     rows = {row["matrix"] for row in table(run("survey", tmp_path / "a.safetensors").stdout)}
     assert rows == {"attn.qkv[q]", "attn.qkv[k]", "attn.qkv[v]", "odd[red]name"}
+
+
+# Estimators side by side.
+
+ESTIMATORS = ["bema", "median", "broadening", "gavish-donoho", "screenot"]
+
+
+def test_edges_is_a_table_of_estimators_in_a_pipe(model):
+    done = run("edges", model)
+    assert_done(done)
+    rows = {row["matrix"]: row for row in table(done.stdout)}
+    told = {row.reading.name: row for row in compare(spectrim.survey(model)).rows}
+    assert set(rows) == set(told) == {"fc0", "fc1", "fc2", "nan", "zero", "small"}
+    heads = list(next(iter(rows.values())))
+    assert heads == ["matrix", "bema", "edge", "law ends, 90 %", *ESTIMATORS[1:], "agree", "verdict", "note"]
+    for name in ("fc0", "fc1", "fc2"):
+        assert {key: int(rows[name][key]) for key in ESTIMATORS} == {k: f.spikes for k, f in told[name].fits.items()}
+        assert rows[name]["verdict"] == told[name].verdict.kind
+        assert rows[name]["agree"] == f"{told[name].verdict.agreement:.0%}"
+        low, high = told[name].fits["bema"].edge_interval
+        assert rows[name]["law ends, 90 %"] == f"{low:.4g} to {high:.4g}"
+        assert rows[name]["edge"] == f"{told[name].fits['bema'].edge:.4g}"
+    for name in ("nan", "zero", "small"):
+        assert all(rows[name][key] == "" for key in (*ESTIMATORS, "agree", "verdict")) and rows[name]["note"]
+    assert "3 of 6 matrices judged" in done.stdout and "Spikes in all: bema" in done.stdout
+
+
+def test_edges_writes_json_and_a_page(model, tmp_path):
+    done = run("edges", model, "--alpha", "0.3", "--json", tmp_path / "e.json", "--html", tmp_path / "e.html")
+    assert_done(done)
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert found["schema"] == "spectrim.edges/1" and len(found["readings"]) == 8
+    assert found["estimators"] == ESTIMATORS and "alpha=0.3" in found["edge"]
+    first = next(r for r in found["readings"] if r["name"] == "fc0")
+    assert first["estimators"]["bema"]["method"] == found["edge"] and first["verdict"]["kind"]
+    page = (tmp_path / "e.html").read_text()
+    assert 'data-tab="settings"' in page and str(tmp_path / "e.html") in done.stdout
+
+
+def test_edges_as_a_process_gives_json_and_nothing_else(model):
+    done = apart("edges", model, "--json", "-", "--no-equalize")
+    assert done.returncode == 0 and done.stderr == ""
+    found = json.loads(done.stdout)
+    assert found["schema"] == "spectrim.edges/1" and found["equalised"] is False
+    assert list(found["readings"][0]["estimators"]) == ESTIMATORS
+
+
+def test_edges_looks_below_and_simulates_where_it_is_asked_to(tmp_path):
+    save_file({"a.weight": rand(48, 64)}, tmp_path / "a.safetensors")
+    done = run("edges", tmp_path / "a.safetensors", "--vectors", "--slow")
+    assert_done(done)
+    (row,) = table(done.stdout)
+    found = spectrim.survey(str(tmp_path / "a.safetensors"), vectors=True).matrices[0]
+    assert (int(row["low"]), int(row["structured"])) == (found.low, len(found.structured))
+    assert row["bema-gamma"].isdigit() and row["shuffled"].isdigit()
+    assert "Below the lower edge of the noise" in done.stdout
+
+
+@pytest.mark.parametrize("edge", ESTIMATORS)
+def test_every_estimator_can_be_the_one_of_a_survey_and_of_a_plan(model, tmp_path, edge):
+    done = run("survey", model, "--edge", edge, "--html", tmp_path / "s.html")
+    assert_done(done)
+    rows = {row["matrix"]: row for row in table(done.stdout)}
+    if edge == "screenot":  # it fits no law, so there is neither a noise level nor a misfit to tell
+        assert rows["fc0"]["sigma"] == rows["fc0"]["misfit"] == "" and float(rows["fc0"]["edge"]) > 0
+    else:
+        assert float(rows["fc0"]["sigma"]) > 0
+    assert rows["fc0"]["verdict"] in ("noise-like", "spiked", "heavy-tailed", "no fit")
+    done = run("plan", model, "--zeros", "0.5", "--edge", edge, "-o", tmp_path / "plan.json")
+    assert_done(done)
+    assert spectrim.Plan.from_json(tmp_path / "plan.json").model.edge.lower().startswith(edge.replace("-", ""))
+
+
+def test_the_page_of_a_trim_is_judged_by_the_estimator_of_its_plan(model, tmp_path):
+    assert_done(run("plan", model, "--zeros", "0.5", "--edge", "median", "--beta", "0.3", "-o", tmp_path / "plan.json"))
+    done = run("trim", model, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out", "--html", tmp_path / "t.html")
+    assert_done(done)
+    shown = "Median(beta=0.3)" in (tmp_path / "t.html").read_text()
+    assert shown
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_narrow_terminal_gets_names_that_can_be_read(width):
+    names = [f"encoder.layer.{i}.attention.{part}.dense" for i in (0, 11) for part in ("query", "output")]
+    columns = [("bema", "right", ["12"] * 4), ("edge", "right", ["1.254"] * 4)]
+    columns.append(("law ends, 90 %", "right", ["1.248 to 1.266"] * 4))
+    columns += [(key, "right", ["345"] * 4) for key in ESTIMATORS[1:]]
+    columns += [("agree", "right", ["100%"] * 4), ("verdict", "left", ["heavy-tailed"] * 4)]
+    shown, kept = fitted(shortened(names), columns, ["law ends, 90 %", "edge", "agree"], width)
+    assert len(set(shown)) == 4 and all(len(name) >= 12 for name in shown)
+    assert [head for head, _, _ in kept][-1] == "verdict"
+    if width >= 80:
+        wide = sum(max(len(text) for text in (*head.split("\n"), *cells)) for head, _, cells in kept)
+        assert max(map(len, shown)) + wide + 2 * len(kept) <= width
+    everything, heads = fitted(names, columns, ["law ends, 90 %", "edge", "agree"], 300)
+    assert everything == names and len(heads) == len(columns)
 
 
 # Real processes.
@@ -295,7 +420,7 @@ def on_a_terminal(*args) -> str:
 
 
 def test_on_a_terminal_there_are_tables_and_progress(model):
-    seen = on_a_terminal("survey", model)
-    assert ANSI in seen and "surveying" in seen
-    assert "┃" in seen or "│" in seen
+    seen = on_a_terminal("edges", model)
+    assert ANSI in seen and "surveying" in seen and "comparing" in seen and "gavish-donoho  " not in seen
+    assert "───" in seen
     assert "fc0" in seen and "3 of 6 matrices judged" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen)

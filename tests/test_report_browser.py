@@ -3,11 +3,13 @@
 import os
 import re
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from spectrim import Bema, NoiseFit, Reading, Spectrum, Survey
+from spectrim.compare import compare
 from spectrim.planted import noise
 from spectrim.report import write_html
 
@@ -259,4 +261,166 @@ def test_the_checks_above_can_fail(browser, path, tmp_path):
     with pytest.raises(AssertionError):
         opened.assert_quiet()
     assert any(url.startswith("http:") for url in opened.requests)
+    opened.context.close()
+
+
+# Several estimators on one page.
+
+
+@pytest.fixture(scope="module")
+def told(survey):
+    return compare(survey)
+
+
+@pytest.fixture
+def edges(browser, told, tmp_path_factory):
+    page = Opened(browser, told.to_html(tmp_path_factory.mktemp("edges") / "edges.html"))
+    yield page
+    page.assert_quiet()
+    page.context.close()
+
+
+def trace(page, name):
+    """x and y of one trace of the panel's chart, and whether the browser drew it with an area."""
+    return page.evaluate(
+        """(name) => {
+            const chart = document.getElementById("p-chart"), i = chart.data.findIndex((t) => t.name === name);
+            if (i < 0) return null;
+            const group = chart.querySelector(`.scatterlayer .trace${chart._fullData[i].uid}`);
+            const box = group.getBoundingClientRect(), { x, y } = chart.data[i];
+            return { x, y, drawn: box.width > 0 && box.height > 0 };
+        }""",
+        name,
+    )
+
+
+def labels(page):
+    """The boxes of the names in the lanes over the chart: [left, right, top, bottom], by their text."""
+    return page.evaluate(
+        """() => Object.fromEntries(Array.from(document.querySelectorAll("#p-chart .annotation-text"), (t) => {
+            const b = t.getBoundingClientRect();
+            return [t.textContent, [b.left, b.right, b.top, b.bottom]];
+        }))"""
+    )
+
+
+def test_a_click_on_a_matrix_draws_the_edge_of_every_estimator(edges, told):
+    page = edges.page
+    for index, row in enumerate(told.rows[:4]):
+        page.click(f'#table tr[data-index="{index}"]')
+        edges.panel(index)
+        marks = trace(page, "edges")
+        assert marks["drawn"]
+        assert sorted(marks["x"]) == pytest.approx(sorted(fit.edge for fit in row.fits.values()), rel=1e-6)
+        # One line each from its lane down through the spectrum.
+        lines = page.evaluate("document.getElementById('p-chart').layout.shapes.filter((s) => s.x0 === s.x1)")
+        assert {line["x0"] for line in lines} == set(marks["x"])
+        names = {text: box for text, box in labels(page).items() if not text.endswith("→")}
+        assert len(names) == len(row.fits) and any(text.startswith("Gavish–Donoho") for text in names)
+        panel = page.locator("#panel").bounding_box()
+        boxes = sorted(names.values(), key=lambda b: b[2])
+        assert all(above[3] <= below[2] + 1 for above, below in pairwise(boxes))  # none on another
+        assert all(panel["x"] <= left and right <= panel["x"] + panel["width"] for left, right, _, _ in boxes)
+        assert "Each lane above is an estimator" in page.inner_text("#p-caption")
+        assert page.inner_text("#p-verdict .kind") == row.verdict.kind
+
+
+def test_the_other_basis_has_its_own_edge_and_no_lanes(edges):
+    page = edges.page
+    page.click('#table tr[data-index="1"]')
+    edges.panel(1)
+    page.click('#p-views [data-key="plain"]')
+    edges.panel(1, "plain")
+    assert trace(page, "edges") is None
+    assert any(text.startswith("edge ") for text in labels(page))
+
+
+def test_the_edge_by_its_settings_is_drawn_through_the_choice(edges, told):
+    page = edges.page
+    page.click('#table tr[data-index="1"]')
+    edges.panel(1)
+    page.click("#tab-settings")
+    edges.panel(1, tab="settings")
+    row = told.rows[1]
+    for name, setting in (("alpha", 0.2), ("beta", 0.1)):
+        for kind in ("", " spikes"):
+            curve, choice = trace(page, name + kind), trace(page, f"{name}{kind} chosen")
+            assert curve["drawn"] and choice["drawn"] and choice["x"] == [setting]
+            assert choice["y"][0] == curve["y"][curve["x"].index(setting)]
+    fit = Bema()(row.reading.spectrum)
+    assert trace(page, "alpha chosen")["y"][0] == pytest.approx(fit.edge, rel=1e-5)
+    assert not page.is_visible("#p-views button") and not page.is_visible("#p-range button")
+    assert {"α = 0.2 chosen", "β = 0.1 chosen"} <= set(labels(page))
+
+
+def test_the_scores_by_rank_are_drawn_with_the_rank_of_every_estimator(edges, told):
+    page = edges.page
+    page.click('#table tr[data-index="1"]')
+    edges.panel(1)
+    page.click("#tab-score")
+    edges.panel(1, tab="score")
+    row = told.rows[1]
+    assert sorted(trace(page, "edges")["x"]) == sorted(fit.spikes for fit in row.fits.values())
+    average, gain, peak = trace(page, "average"), trace(page, "gain"), trace(page, "peak")
+    assert average["drawn"] and gain["drawn"] and peak["drawn"]
+    assert average["y"] == sorted(average["y"], reverse=True)
+    assert max(gain["y"]) == peak["y"][0] and peak["x"] == [gain["x"][gain["y"].index(max(gain["y"]))]]
+    page.click('#p-range [data-key="false"]')  # all ranks
+    page.wait_for_function("document.getElementById('p-chart').layout.xaxis.range[1] > 60")
+
+
+def test_the_tabs_go_round_with_the_arrow_keys(edges):
+    page = edges.page
+    page.click('#table tr[data-index="0"]')
+    edges.panel(0)
+    page.focus("#tab-spectrum")
+    heights = set()
+    for tab in ("scree", "settings", "score", "spectrum"):
+        page.keyboard.press("ArrowRight")
+        edges.panel(0, tab=tab)
+        assert page.evaluate("document.activeElement.id") == f"tab-{tab}"
+        chart, inner = page.locator("#p-chart").bounding_box(), page.locator("#p-chart .main-svg").first.bounding_box()
+        heights.add(chart["height"])
+        assert inner["height"] <= chart["height"] + 1  # a chart stays in its box
+    assert len(heights) == 1
+    page.keyboard.press("ArrowLeft")
+    edges.panel(0, tab="score")
+    # A layer without a verdict has none of this, and says why instead.
+    page.click('#table tr[data-index="4"]')
+    page.wait_for_function("document.querySelector('#p-name').textContent === 'net.bad'")
+    assert not page.is_visible("#p-chart") and "not finite" in page.inner_text("#p-notes")
+
+
+def test_the_columns_of_estimators_and_verdicts_sort(edges, told):
+    page = edges.page
+    page.click("#p-close")
+    counts = [[row.fits[name].spikes for row in told.rows[:4]] for name in ("bema", "screenot")]
+    for heading, spikes in zip(("Bema", "ScreeNOT"), counts, strict=True):
+        page.click(f'#table th button:text-is("{heading}")')
+        assert edges.column(heading) == [str(k) for k in sorted(spikes, reverse=True)] + ["–"]
+    page.click('[data-sort="verdict"]')
+    kinds = [row.verdict.kind for row in told.rows[:4]]
+    order = ["spiked", "noise-like", "heavy-tailed", "no fit"]
+    assert edges.column("Verdict") == [*sorted(kinds, key=order.index), "–"]
+    kind, k = kinds[0], kinds.count(kinds[0])
+    page.click(f'#chips button:has-text("{kind}")')
+    assert len(edges.names()) == k
+    assert page.inner_text("#shown") == f"{k} of 5 matrices"
+
+
+def test_a_phone_sees_names_verdicts_and_every_chart(browser, told, tmp_path):
+    opened = Opened(browser, told.to_html(tmp_path / "edges.html"))
+    page = opened.page
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.reload()
+    page.wait_for_selector("body[data-ready=yes]")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.is_visible("#table td .kind")
+    page.click('#table tr[data-index="1"]')
+    for tab in ("spectrum", "settings", "score"):
+        page.click(f"#tab-{tab}")
+        opened.panel(1, tab=tab)
+        assert all(left >= 0 and right <= 390 for left, right, _, _ in labels(page).values()), tab
+    assert page.evaluate("document.getElementById('panel').scrollWidth") <= 390
+    assert opened.messages == []
     opened.context.close()

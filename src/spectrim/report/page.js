@@ -53,7 +53,7 @@
     if (isOpen()) drawPanel();
   }
   function drawPanel() {
-    Panel.draw(data.layers[state.layer], data.layers.length, state, (change) => {
+    Panel.draw(data, data.layers[state.layer], state, (change) => {
       Object.assign(state, change);
       drawPanel();
     });
@@ -117,12 +117,14 @@
   });
   all("[data-tab]").forEach((tab) => {
     tab.addEventListener("click", () => {
-      Object.assign(state, { tab: tab.dataset.tab, near: tab.dataset.tab === "spectrum" });
+      Object.assign(state, { tab: tab.dataset.tab, near: tab.dataset.tab !== "scree" });
       drawPanel();
     });
     tab.addEventListener("keydown", (e) => {
       if (e.key !== "ArrowLeft" && e.key !== "ArrowRight") return;
-      const other = all("[data-tab]").find((t) => t !== tab);
+      const tabs = all("[data-tab]").filter((t) => !t.hidden),
+        by = e.key === "ArrowRight" ? 1 : -1;
+      const other = tabs[(tabs.indexOf(tab) + by + tabs.length) % tabs.length];
       other.click();
       other.focus();
       e.preventDefault();
@@ -147,13 +149,16 @@
     bulk_share: (x) => x.bulk_share,
     sigma: (x) => x.sigma,
     misfit: (x) => x.misfit,
+    agreement: (x) => (x.verdict ? x.verdict.agreement : null),
+    verdict: (x) => (x.verdict ? x.verdict.order : null),
     action: (x) => (x.plan ? x.plan.action : null),
     rank: (x) => (!x.plan ? null : x.plan.rank !== null ? x.plan.rank : x.plan.zero_share),
     after: (x) => (x.plan ? x.plan.params_after : null),
   };
+  for (const { name } of data.estimators) values["of:" + name] = (x) => (x.estimators[name] || { spikes: null }).spikes;
   function sort(key) {
     // Figures start with the largest; words, and the model's own order, with the first.
-    sorted.up = sorted.by === key ? !sorted.up : ["index", "kind", "action"].includes(key);
+    sorted.up = sorted.by === key ? !sorted.up : ["index", "kind", "action", "verdict"].includes(key);
     sorted.by = key;
     table.querySelectorAll("th[aria-sort]").forEach((th) => {
       const mine = th.querySelector("button").dataset.sort === key;
@@ -169,7 +174,10 @@
   table.querySelectorAll("[data-sort]").forEach((b) => b.addEventListener("click", () => sort(b.dataset.sort)));
   table.querySelector("th.name").setAttribute("aria-sort", "ascending");
 
-  const classOf = (x) => (!data.plan ? x.kind : x.plan ? x.plan.action : "untouched");
+  // What the chips choose by: what the plan does, else what the verdict is, else the kind of layer.
+  const told = data.layers.some((x) => x.verdict);
+  const classOf = (x) =>
+    data.plan ? (x.plan ? x.plan.action : "untouched") : !told ? x.kind : x.verdict ? x.verdict.kind : "no verdict";
   function filter() {
     for (const row of rows) {
       const x = layerOf(row),

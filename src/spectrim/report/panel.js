@@ -34,6 +34,19 @@ const Panel = (() => {
     return out;
   }
 
+  function verdictBox(layer) {
+    const v = layer.verdict;
+    if (!v) return [];
+    const facts = [];
+    if (v.agreement !== null) facts.push(`Bema, Median and Broadening agree to ${percent(v.agreement)}`);
+    if (v.tail && v.kind === "no fit") facts.push(`tail exponent ${figure(v.tail.exponent, 2)} over ${many(v.tail.count, "value", "values")}`);
+    const chip = h("span", { class: "kind " + v.kind.replace(" ", "-") }, v.kind);
+    return [
+      h("div", { class: "told" }, h("p", {}, chip, v.reason ? " " + v.reason : "")),
+      h("div", { class: "keys-in" }, ...facts.map((text) => h("span", {}, text))),
+    ];
+  }
+
   function planBox(layer) {
     const p = layer.plan;
     if (!p) return [];
@@ -81,6 +94,8 @@ const Panel = (() => {
       line("Misfit", (v) => figure(v.misfit, 2)),
       line("Largest value", (v) => figure(v.largest, 4) + edges(v)),
       line("Stable rank", (v) => figure(v.stable_rank)),
+      ...(layer.low === null ? [] : [line("Below the lower edge", (v) => (v === layer.views[0] ? count(layer.low) : "–"))]),
+      ...(view.structured === null ? [] : [line("Structured, in the bulk", (v) => v.structured && count(v.structured.length))]),
       line("Measured shape", (v) => `${v.rows} × ${v.cols}`),
     ];
     return [h("table", {}, h("thead", {}, h("tr", {}, h("td", {}), ...heads)), h("tbody", {}, ...lines))];
@@ -100,7 +115,11 @@ const Panel = (() => {
       : layer.plan && view.kept
         ? ` The plan cuts in the ${layer.plan.basis} basis.`
         : "";
-    return `${law}; ${marks}${cut}`;
+    const odd =
+      view.structured && view.structured.length
+        ? " Hollow diamonds are directions of the bulk whose vectors are not random; a plan keeps them first."
+        : "";
+    return `${law}; ${marks}${cut}${odd}`;
   }
 
   function notes(layer, view) {
@@ -119,40 +138,53 @@ const Panel = (() => {
   }
 
   // `state` holds basis, tab and near; `change` is called with what a person picks, and draws again.
-  function draw(layer, total, state, change) {
+  function draw(data, layer, state, change) {
     const view = layer.views.find((v) => v.basis === state.basis) || layer.views[0] || null;
-    const scree = state.tab === "scree",
+    const compared = Edges.has(data, layer, view);
+    const tab = !layer.curves && ["settings", "score"].includes(state.tab) ? "spectrum" : state.tab;
+    const scree = tab === "scree",
       chart = $("p-chart");
-    $("p-where").textContent = `Layer ${layer.index + 1} of ${total}`;
+    $("p-where").textContent = `Layer ${layer.index + 1} of ${data.layers.length}`;
     $("p-name").textContent = layer.name;
     $("p-badges").replaceChildren(...badges(layer));
+    $("p-verdict").replaceChildren(...verdictBox(layer));
     $("p-plan").replaceChildren(...planBox(layer));
     document.querySelectorAll("[data-tab]").forEach((b) => {
-      const on = b.dataset.tab === state.tab;
+      const on = b.dataset.tab === tab;
       b.setAttribute("aria-selected", String(on));
       b.tabIndex = on ? 0 : -1;
+      b.hidden = ["settings", "score"].includes(b.dataset.tab) && !layer.curves;
     });
     const bases = layer.views.map((v) => [v.basis, v.basis === "plain" ? "Plain" : "Equalised"]);
-    choices($("p-views"), bases, view && view.basis, (basis) => change({ basis }));
-    const ranged = view && (scree ? view.values > 60 : Spectra.isFar(view));
-    const [close, far] = scree ? ["First", "All"] : ["Near edge", "Full"];
+    // Settings and scores belong to the basis of the verdict.
+    choices($("p-views"), Edges.TABS[tab] ? [] : bases, view && view.basis, (basis) => change({ basis }));
+    const ranked = scree || tab === "score";
+    const ranged = view && tab !== "settings" && (ranked ? view.values >= 60 : Spectra.isFar(view));
+    const [close, far] = ranked ? ["First", "All"] : ["Near edge", "Full"];
     const ranges = [
       [true, close],
       [false, far],
     ];
     choices($("p-range"), ranged ? ranges : [], state.near, (near) => change({ near }));
-    chart.setAttribute("aria-labelledby", "tab-" + state.tab);
+    chart.setAttribute("aria-labelledby", "tab-" + tab);
+    // One height for all tabs: a chart keeps the height that it was first drawn with.
+    chart.classList.toggle("tall", data.estimators.length > 0);
     chart.hidden = !view;
     $("p-controls").hidden = !view;
-    $("p-caption").textContent = caption(layer, view, scree);
+    $("p-caption").textContent = Edges.TABS[tab] ? Edges.caption(data, layer, tab) : caption(layer, view, scree);
+    if (compared && tab === "spectrum") $("p-caption").textContent += Edges.caption(data, layer, tab);
+    $("p-estimators").replaceChildren(...Edges.figures(data, layer));
     $("p-figures").replaceChildren(...figures(layer, view));
     $("p-notes").replaceChildren(...notes(layer, view));
     if (!view) return;
-    const drawn = scree
-      ? Spectra.scree(chart, layer, view, state.near)
-      : Spectra.spectrum(chart, layer, view, state.near);
+    const lanes = compared ? Edges.lanes(data, layer) : [];
+    const drawn = Edges.TABS[tab]
+      ? Edges.TABS[tab](chart, data, layer, state.near)
+      : scree
+        ? Spectra.scree(chart, layer, view, state.near)
+        : Spectra.spectrum(chart, layer, view, state.near, lanes);
     drawn.then(() => {
-      chart.dataset.drawn = `${layer.index}:${view.basis}:${state.tab}`;
+      chart.dataset.drawn = `${layer.index}:${view.basis}:${tab}`;
     });
   }
 

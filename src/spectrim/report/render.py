@@ -17,7 +17,7 @@ from spectrim.report.summarise import summarise
 from spectrim.report.view import CELLS
 
 HERE = Path(__file__).parent
-SCRIPTS = ("theme", "spectra", "glance", "panel", "page")  # each needs those before it
+SCRIPTS = ("theme", "edges", "spectra", "glance", "panel", "page")  # each needs those before it
 BARS = 24  # of the little histogram in a row of the table: half of them below the edge, half above
 
 

@@ -19,15 +19,19 @@ const Spectra = (() => {
       size: 7,
       color: css("spike"),
       opacity: many ? 0.75 : 1,
-      symbol: view.spike_values.map((_, i) => (cut && i >= cut.rank ? "circle-open" : "circle")),
+      symbol: view.spike_values.map((_, i) => (cut && i >= cut.top ? "circle-open" : "circle")),
       line: { width: 1, color: css(many ? "spike" : "card") },
     };
   }
 
-  function spectrum(el, layer, view, near) {
+  function spectrum(el, layer, view, near, lanes) {
     const cut = cutOf(layer, view);
     const low = Math.min(view.hist.start, view.law ? view.law.s[0] : view.hist.start);
-    const high = isFar(view) && near ? 2.2 * view.edge : Math.max(view.largest || 0, view.edge || 0);
+    const edges = lanes.map((x) => x.at);
+    const high =
+      isFar(view) && near
+        ? Math.max(2.2 * view.edge, ...edges.map((x) => 1.1 * x))
+        : Math.max(view.largest || 0, view.edge || 0, ...edges);
     const pad = (high - low) * 0.04 || 1;
     const range = [low >= 0 && low < pad ? -0.6 * pad : low - pad, high + pad];
     const peak = 1.2 * Math.max(1, ...view.hist.counts, ...(view.law ? view.law.count : []));
@@ -35,11 +39,14 @@ const Spectra = (() => {
     const layout = Theme.layout();
     Object.assign(layout, { bargap: 0, barmode: "overlay" });
     layout.xaxis = Theme.axis("singular value", { range, anchor: "y2", showgrid: false });
-    layout.yaxis = Theme.axis("values a bar", { domain: [0.12, 1], range: [0, peak], nticks: 5 });
+    const roof = Edges.roof(lanes);
+    layout.yaxis = Theme.axis("values a bar", { domain: [0.12, roof], range: [0, peak], nticks: 5 });
     layout.yaxis2 = Theme.axis("", { domain: [0, 0.09], range: [0, 1], visible: false });
     if (cut) markCut(layout, cut, view.values, range);
-    if (view.edge !== null) markEdge(layout, view, range);
-    return Plotly.react(el, [bars(view, cut), ...law(view), ...rug(view, cut)], layout, Theme.config);
+    const marks = Edges.mark(layout, lanes, range, 0.12);
+    if (view.edge !== null) markEdge(layout, view, range, !lanes.length);
+    const small = structured(view, (list) => ({ x: list.map((v) => v[1]), y: list.map(() => 0.5), yaxis: "y2" }));
+    return Plotly.react(el, [bars(view, cut), ...law(view), ...rug(view, cut), ...small, ...marks], layout, Theme.config);
   }
 
   function bars(view, cut) {
@@ -73,7 +80,7 @@ const Spectra = (() => {
     const total = view.values,
       k = view.spike_values.length;
     const ticks = view.bulk_values.map((s) => css(cut && s < cut.threshold ? "bulk-cut" : "bulk"));
-    const fate = (i) => (cut ? (i < cut.rank ? ", kept" : ", cut") : "");
+    const fate = (i) => (cut ? (i < cut.top ? ", kept" : ", cut") : "");
     const words = (s, i) => `spike ${i + 1} of ${k}: ${figure(s, 4)}, ${figure(s / view.edge)} × edge${fate(i)}`;
     return [
       {
@@ -101,6 +108,22 @@ const Spectra = (() => {
     ];
   }
 
+  // Directions of the bulk whose vectors are not random: hollow diamonds over the ticks, or over the dots.
+  function structured(view, place) {
+    if (!view.structured || !view.structured.length) return [];
+    return [
+      {
+        type: "scatter",
+        mode: "markers",
+        name: "structured",
+        ...place(view.structured),
+        customdata: view.structured.map(([rank, s]) => `value ${rank}, ${figure(s, 4)}: its vectors are not random`),
+        marker: { symbol: "diamond-open", size: 9, color: css("e3"), line: { width: 1.5 } },
+        hovertemplate: "%{customdata}<extra></extra>",
+      },
+    ];
+  }
+
   function markCut(layout, cut, total, range) {
     const at = cut.threshold,
       share = (at - range[0]) / (range[1] - range[0]);
@@ -111,11 +134,15 @@ const Spectra = (() => {
     layout.annotations.push(note(at, 0.925, text, side, "ink", { bgcolor: css("card"), borderpad: 1 }));
   }
 
-  function markEdge(layout, view, range) {
-    if (view.edge_interval) layout.shapes.push(band(...view.edge_interval, css("spike"), 0.1));
-    layout.shapes.push(upright(view.edge, edgeLine()));
+  function markEdge(layout, view, range, alone) {
+    if (view.edge_interval) layout.shapes.push(band(...view.edge_interval, css("spike"), 0.12));
     const right = (view.edge - range[0]) / (range[1] - range[0]) > 0.8;
-    layout.annotations.push(note(view.edge, 1.005, `edge ${figure(view.edge)}`, right ? "right" : "center", "spike"));
+    const label = note(view.edge, 1.005, `edge ${figure(view.edge)}`, right ? "right" : "center", "spike");
+    // Beside others it has its own lane, with its name.
+    if (alone) {
+      layout.shapes.push(upright(view.edge, edgeLine()));
+      layout.annotations.push(label);
+    }
     const beyond = view.spike_values.filter((s) => s > range[1]).length;
     if (beyond) {
       layout.annotations.push(
@@ -145,7 +172,7 @@ const Spectra = (() => {
         name: "bulk",
         x: rank,
         y: positive(view.bulk_values),
-        marker: { size: total > 150 ? 4 : 6, color: rank.map((r) => css(cut && r > cut.rank ? "bulk-cut" : "bulk")) },
+        marker: { size: total > 150 ? 4 : 6, color: rank.map((r) => css(cut && r > cut.top ? "bulk-cut" : "bulk")) },
         hovertemplate: `value %{x} of ${total}: %{y:.4~g}<extra></extra>`,
       },
       {
@@ -163,11 +190,12 @@ const Spectra = (() => {
         hovertemplate = "noise law: %{y:.4~g}<extra></extra>";
       traces.unshift({ type: "scatter", mode: "lines", name: "law", x: rank, y, line: line(), hovertemplate });
     }
+    traces.push(...structured(view, (list) => ({ x: list.map((v) => v[0]), y: list.map((v) => v[1]) })));
     const shown = view.spike_values.concat(view.bulk_values).filter((s) => s > 0);
     const high = Math.max(view.largest, view.edge || 0);
     // A few values at zero up to rounding would stretch the axis over decades that hold nothing.
     const low = Math.max(Math.min(view.edge || high, ...shown), high * 1e-3);
-    const first = Math.max(20, 2 * view.spike_values.length, cut ? Math.round(1.3 * cut.rank) : 0);
+    const first = Math.max(20, 2 * view.spike_values.length, cut ? Math.round(1.3 * cut.top) : 0);
     const last = (near ? Math.min(total, first) : total) * 1.02 + 1;
     const ticks = decades(low, high);
 
@@ -180,10 +208,10 @@ const Spectra = (() => {
       ticktext: ticks.map(String),
     });
     if (cut) {
-      const at = cut.rank + 0.5,
+      const at = cut.top + 0.5,
         side = at / last > 0.8 ? "right" : at / last < 0.15 ? "left" : "center";
       layout.shapes.push(band(at, last, css("cut")), upright(at, stroke("law", 1.5)));
-      layout.annotations.push(note(at, 1.005, `rank ${figure(cut.rank, 6)} kept`, side, "ink"));
+      layout.annotations.push(note(at, 1.005, `${figure(cut.top, 6)} largest kept`, side, "ink"));
     }
     if (view.edge) {
       layout.shapes.push(level(view.edge, edgeLine()));

@@ -7,11 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from statistics import median
 from typing import Any
 
 from spectrim.report import audit as audits
-from spectrim.report import sentences
+from spectrim.report import compared, sentences
 from spectrim.report.figures import number
+from spectrim.report.labels import block, halves, short_names
 from spectrim.report.view import CELLS, view
 
 SCHEMA = "spectrim.report/1"
@@ -27,6 +29,8 @@ def summarise(
     scores: Mapping[str, Any] | None = None,
     title: str | None = None,
     created: datetime | None = None,
+    comparison: Any = None,
+    curves: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns all that the report shows, as a dictionary that `json.dumps(..., allow_nan=False)` takes.
 
@@ -41,6 +45,8 @@ def summarise(
         scores: a table of task scores ``{"columns": [...], "rows": [[...], ...], "caption": "..."}``, or None.
         title: heading of the page; the model's name unless told.
         created: time stamp of the page; now unless told.
+        comparison: the `Comparison` made from the survey, or None.
+        curves: its curves by name of the matrix, or None.
 
     Example:
         >>> from types import SimpleNamespace as Record
@@ -50,12 +56,18 @@ def summarise(
     """
     entries = {e.name: e for e in plan.entries} if plan is not None else {}
     done = {c.name: c for c in changes or ()}
+    told = {row.reading.name: row for row in comparison.rows} if comparison is not None else {}
     layers = []
     for r in (r for r in survey.readings if not r.skipped):
-        layers.append(_layer(len(layers), r, entries.get(r.name), done.get(r.name)))
-    for layer, short in zip(layers, _short_names([x["name"] for x in layers]), strict=True):
+        layer = _layer(len(layers), r, entries.get(r.name), done.get(r.name))
+        row = told.get(r.name)
+        layer["verdict"] = compared.verdict(row.verdict if row else getattr(r, "verdict", None))
+        layer["estimators"] = compared.figures(row) if row else {}
+        layer["curves"] = compared.curves((curves or {}).get(r.name))
+        layers.append(layer)
+    for layer, short in zip(layers, short_names([x["name"] for x in layers]), strict=True):
         layer["short"] = short
-        layer["path"], layer["own"] = _halves(short)
+        layer["path"], layer["own"] = halves(short)
     skipped = [
         {"name": str(r.name), "kind": r.kind, "rows": _int(r.rows), "cols": _int(r.cols), "params": _int(r.params),
          "note": r.note or ""}
@@ -68,6 +80,7 @@ def summarise(
         "model": str(survey.model),
         "totals": _totals(survey, layers, skipped),
         "plan": _plan(plan, layers) if plan is not None else None,
+        "estimators": compared.estimators(comparison.estimators) if comparison is not None else [],
         "layers": layers,
         "skipped": skipped,
         "map": {"cells": CELLS},
@@ -83,16 +96,26 @@ def summarise(
         },
     }
     out["sentence"] = sentences.headline(out)
+    if comparison is not None:
+        counts = comparison.totals
+        # A sum over fewer matrices would be read as one over all of them.
+        spikes = {name: k for name, k in counts["spikes"].items() if name not in counts["refused"]}
+        out["compared"] = compared.sentence(out["totals"], spikes, counts["apart"])
+    else:
+        out["compared"] = ""
     out["cards"] = sentences.cards(out)
     return out
 
 
 def _layer(index: int, r: Any, entry: Any, change: Any) -> dict[str, Any]:
     rank = entry.rank if entry is not None and entry.action in ("split", "dense") else None
+    also = getattr(entry, "also", ()) if rank is not None else ()
     views = []
-    for spectrum, fit in ((r.spectrum, r.fit), (getattr(r, "plain_spectrum", None), r.plain)):
+    plain = (getattr(r, "plain_spectrum", None), r.plain, getattr(r, "plain_structured", None))
+    for spectrum, fit, odd in ((r.spectrum, r.fit, getattr(r, "structured", None)), plain):
         if spectrum is not None and len(spectrum.s):
-            shown = view(spectrum, fit, rank)
+            shown = view(spectrum, fit, rank, also)
+            shown["structured"] = None if odd is None else [[int(i) + 1, number(float(spectrum.s[i]))] for i in odd]
             # Without equalisation both verdicts are the same spectrum; one view is enough.
             if shown["basis"] not in [v["basis"] for v in views]:
                 views.append(shown)
@@ -101,7 +124,7 @@ def _layer(index: int, r: Any, entry: Any, change: Any) -> dict[str, Any]:
         "index": index,
         "name": str(r.name),
         "role": re.sub(r"\d+", "*", str(r.name)),
-        "block": _block(str(r.name)),
+        "block": block(str(r.name)),
         "kind": str(r.kind),
         "rows": _int(r.rows),
         "cols": _int(r.cols),
@@ -116,6 +139,7 @@ def _layer(index: int, r: Any, entry: Any, change: Any) -> dict[str, Any]:
         "sigma": number(getattr(fit, "sigma", None)),
         "edge": number(getattr(fit, "edge", None)),
         "misfit": number(getattr(fit, "misfit", None)),
+        "low": _int(r.low) if fit is not None and getattr(r, "structured", None) is not None else None,
         "views": views,
         "plan": _entry(entry, views) if entry is not None else None,
         "change": None,
@@ -153,6 +177,7 @@ def _totals(survey: Any, layers: list[dict[str, Any]], skipped: list[dict[str, A
     judged = [x for x in layers if x["spikes"] is not None and x["values"]]
     values, spikes = sum(x["values"] for x in judged), sum(x["spikes"] for x in judged)
     misfits = [x["misfit"] for x in judged if x["misfit"] is not None]
+    agreements = [x["verdict"]["agreement"] for x in judged if x["verdict"] and x["verdict"]["agreement"] is not None]
     plains = [x["plain_spikes"] for x in judged if x["plain_spikes"] is not None]
     return {
         "matrices": len(layers),
@@ -167,6 +192,8 @@ def _totals(survey: Any, layers: list[dict[str, Any]], skipped: list[dict[str, A
         "plain_spikes": sum(plains) if plains else None,
         "bulk_share": number(1 - spikes / values) if values else None,
         "misfit": number(sum(misfits) / len(misfits)) if misfits else None,
+        "kinds_of_verdict": compared.kinds(layers),
+        "agreement": number(median(agreements)) if agreements else None,
     }
 
 
@@ -223,29 +250,3 @@ def _version() -> str:
 
 def _int(x: Any) -> int | None:
     return None if x is None else int(x)
-
-
-def _block(name: str) -> str:
-    """The first numbered part of a dotted name, "layer 3", which is the block of the network; "" where none is."""
-    found = re.search(r"(?:^|\.)([A-Za-z_]\w*)\.(\d+)(?=[.\[]|$)", name)
-    return f"{found[1]} {found[2]}" if found else ""
-
-
-def _halves(name: str) -> tuple[str, str]:
-    """The path up to the last number of a dotted name, and what is its own: "layer.3." and "attention.key"."""
-    found = re.match(r"(.*\.\d+\.)?(.+)", name, re.DOTALL)
-    return (found[1] or "", found[2]) if found else ("", name)
-
-
-def _short_names(names: list[str]) -> list[str]:
-    """Names without ".weight" and without the dotted start that all of them share, or all that stand in a block."""
-    parts = [n.removesuffix(".weight").split(".") for n in names]
-    # "encoder.layer.0.key" beside "pooler.dense": what all blocks share says nothing, though the pooler lacks it.
-    starts = {tuple(p[: i - 1]) for p in parts for i in [_first_number(p)] if i}
-    shared = len(starts.pop()) if len(starts) == 1 else 0
-    return [".".join(p[shared:] if _first_number(p) else p) for p in parts]
-
-
-def _first_number(parts: list[str]) -> int:
-    """Where a dotted name first has a number after a word, or 0."""
-    return next((i for i, part in enumerate(parts) if i and part.isdigit()), 0)

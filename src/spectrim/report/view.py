@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, log, sqrt
 from typing import Any
 
@@ -18,7 +19,7 @@ CELLS = 24  # cells of the map of the whole model between 0 and the edge
 TOP = 120  # cells at most in one column of that map
 
 
-def view(spectrum: Any, fit: Any, rank: int | None = None) -> dict[str, Any]:
+def view(spectrum: Any, fit: Any, rank: int | None = None, also: Sequence[int] = ()) -> dict[str, Any]:
     """Returns the chart data and the figures of one spectrum with its verdict, ready for JSON.
 
     The law drawn is the one of what is left when the K spikes are gone: p - K values s**2 / (n - K) of ratio
@@ -27,7 +28,8 @@ def view(spectrum: Any, fit: Any, rank: int | None = None) -> dict[str, Any]:
     Args:
         spectrum: a `Spectrum`.
         fit: its `NoiseFit`, or None: then there is neither an edge nor a law.
-        rank: how many of the largest values a plan keeps, or None where it cuts none.
+        rank: how many values a plan keeps, or None where it cuts none; the largest, but for those of `also`.
+        also: positions of small values that are among those kept (0 is the largest of all).
 
     Example:
         >>> from types import SimpleNamespace as Record
@@ -68,7 +70,7 @@ def view(spectrum: Any, fit: Any, rank: int | None = None) -> dict[str, Any]:
         "bulk_index": kept.tolist(),
         "bulk_values": numbers(s[kept], 5),
         "law": None,
-        "kept": _kept(s, energy, k, rank),
+        "kept": _kept(s, k, rank, also),
         "map": columns(s, edge),
     }
     m, left = n - k, p - k
@@ -154,20 +156,26 @@ def _histogram(s: NDArray[np.float64], edge: float | None) -> dict[str, Any]:
     }
 
 
-def _kept(s: NDArray[np.float64], energy: NDArray[np.float64], k: int, rank: int | None) -> dict[str, Any] | None:
+def _kept(s: NDArray[np.float64], k: int, rank: int | None, also: Sequence[int]) -> dict[str, Any] | None:
     """What a cut to `rank` keeps of this spectrum, spikes and bulk apart; None without a cut."""
     if rank is None or not s.size:
         return None
     r = int(np.clip(rank, 0, s.size))
-    threshold = s[0] * 1.02 if r == 0 else s[-1] * 0.98 if r == s.size else 0.5 * (s[r - 1] + s[r])
+    small = [i for i in also if i < s.size]
+    top = r - len(small)
+    threshold = s[0] * 1.02 if top <= 0 else s[-1] * 0.98 if top == s.size else 0.5 * (s[top - 1] + s[top])
+    kept = np.r_[np.arange(max(top, 0)), np.array(small, int)]
+    spikes = int(np.count_nonzero(kept < k))
+    total = float(np.sum(s**2))
     return {
         "rank": r,
+        "top": max(top, 0),
         "threshold": number(threshold),
-        "energy": number(float(energy[r - 1] / energy[-1]) if r and energy[-1] else 0.0),
-        "spikes_kept": min(r, k),
-        "bulk_kept": max(r - k, 0),
-        "spikes_cut": max(k - r, 0),
-        "bulk_cut": int(s.size - max(r, k)),
+        "energy": number(float(np.sum(s[kept] ** 2)) / total if total else 0.0),
+        "spikes_kept": spikes,
+        "bulk_kept": kept.size - spikes,
+        "spikes_cut": k - spikes,
+        "bulk_cut": int(s.size - k - (kept.size - spikes)),
     }
 
 

@@ -1,0 +1,159 @@
+"""The commands that change a model: plan, trim, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import tables
+from .console import bar, err, figure, places, say, written
+from .looking import surveyed
+from .options import Alpha, BasisName, Beta, Edge, EdgeName, Fused, FusedOption, Html, Json, Model, Plain, Vectors
+
+
+def plan(
+    model: Model,
+    params: Annotated[float | None, typer.Option(help="Share of the matrices' parameters to keep, in (0, 1].")] = None,
+    zeros: Annotated[
+        float | None, typer.Option(help="Share of the matrices' entries to set to zero, in (0, 1].")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The plan file to write; - for standard output.")
+    ] = Path("plan.json"),
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Rebuild matrices at lower rank in place, without splitting.")
+    ] = False,
+    basis: Annotated[
+        BasisName, typer.Option(help="Cut ranks of matrices as they are, or evened out.")
+    ] = BasisName.plain,
+    edge: Edge = EdgeName.bema,
+    alpha: Alpha = 0.2,
+    beta: Beta = 0.1,
+    fused: FusedOption = Fused.split,
+    no_equalize: Plain = False,
+    gate: Annotated[
+        float, typer.Option(help="Largest misfit of a bulk that may be cut, in [0, 1]; 1 lets everything through.")
+    ] = 0.1,
+    vectors: Vectors = False,
+    html: Html = None,
+) -> None:
+    """Decide what each matrix of MODEL may lose to reach a target, and write it down as a file to read and edit."""
+    from ..plan import plan as run
+
+    if (params is None) == (zeros is None):
+        raise ValueError(
+            "give one target: --params 0.5 (share of parameters kept) or --zeros 0.5 (share of zero entries)"
+        )
+    for name, value in (("--params", params), ("--zeros", zeros)):  # before the work, not after it
+        if value is not None and not 0 < value <= 1:
+            raise ValueError(f"{name} lies in (0, 1], not {value}: 0.5 means one half")
+    if not 0 <= gate <= 1:
+        raise ValueError(f"--gate lies in [0, 1], not {gate}: the largest misfit of a bulk that may be cut")
+    places(output, html)
+    found = surveyed(model, edge, alpha, beta, fused, no_equalize, vectors)
+    chosen = run(found, params=params, zeros=zeros, dense=dense, basis=basis.value, gate=gate)
+    taken = written(output, chosen.to_json())
+    if html:
+        found.to_html(html, plan=chosen)
+    if not taken:
+        _show_plan(chosen)
+        say(f"plan: {output}" + (f"; report: {html}" if html else ""))
+
+
+def _show_plan(chosen) -> None:
+    es = chosen.entries
+    columns = [
+        ("matrix", "left", [e.name for e in es]),
+        ("shape", "right", [f"{e.rows} x {e.cols}" for e in es]),
+        ("action", "left", [e.action for e in es]),
+        ("rank", "right", [figure(e.rank, "d") for e in es]),
+        ("zeros", "right", [figure(e.zeros, ",") for e in es]),
+        ("parameters", "right", [f"{e.params_after:,}" for e in es]),
+        ("damage", "right", [figure(e.damage, ".3f") for e in es]),
+        ("reason", "prose", [e.reason for e in es]),
+    ]
+    tables.show(columns, ("reason", "shape"), chosen.model.label)
+    say(str(chosen).splitlines()[0])
+    for note in chosen.notes:
+        say(note)
+
+
+def trim(
+    model: Model,
+    plan: Annotated[Path, typer.Option("--plan", help="The plan to carry out.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write; it must not exist yet.")],
+    html: Html = None,
+    json: Json = None,
+) -> None:
+    """Carry out a plan on MODEL, check that what was planned was achieved, and write the result to a new folder."""
+    import json as js
+
+    from ..plan import Plan
+    from ..trim import trim as run
+
+    places(html, json)
+    done = run(model, Plan.from_json(plan), output, progress=bar("trimming"))
+    taken = written(json, js.dumps(done.to_dict(), indent=1))
+    if html:
+        _report_of(model, done, html)
+    if not taken:
+        _show_changes(done)
+        say(f"written: {output}" + (f"; report: {html}" if html else ""))
+
+
+def _report_of(model: str, done, html: Path) -> None:
+    from ..audit import matrices_latency
+    from ..edges import from_repr
+    from ..survey import survey as run
+
+    made_for = done.plan.model
+    try:
+        edge = from_repr(made_for.edge)
+    except ValueError:  # a function of the user's own: the page names the one that stands in for it
+        edge = None
+    found = run(model, edge, fused=made_for.fused, progress=bar("surveying"))
+    split = any(e.action == "split" for e in done.plan.entries)
+    audit = matrices_latency(done.plan) if split else {"before": {}, "after": {}}  # nothing else changes a speed
+    audit["before"] |= {"params": done.params_before, "bytes": done.bytes_before}
+    audit["after"] |= {"params": done.params_after, "bytes": done.bytes_after}
+    audit["before"]["macs_position"] = sum(e.macs_before for e in done.plan.entries)
+    audit["after"]["macs_position"] = sum(e.macs_after for e in done.plan.entries)
+    found.to_html(html, plan=done.plan, changes=done, audit=audit)
+
+
+def _show_changes(done) -> None:
+    columns = [
+        ("matrix", "left", [c.name for c in done]),
+        ("action", "left", [c.action for c in done]),
+        ("rank", "right", [figure(c.rank, "d") for c in done]),
+        ("zeros", "right", [figure(c.zeros, ",") for c in done]),
+        ("parameters", "right", [f"{c.params_before:,} -> {c.params_after:,}" for c in done]),
+        ("error", "right", [f"{c.relative_error:.3f}" for c in done]),
+    ]
+    tables.show(columns)
+    say(
+        f"{len(done)} matrices trimmed; parameters {done.params_before:,} -> {done.params_after:,} "
+        f"({done.params_after / done.params_before:.1%}), bytes {done.bytes_before:,} -> {done.bytes_after:,}"
+    )
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write; it must not exist yet.")] = Path(
+        "demo-out"
+    ),
+) -> None:
+    """Do the main job on a real sentence encoder and real human judgements, offline: about two minutes on two cores."""
+    from ..demo import run
+
+    done = run(output, say=lambda text: err.print(f"- {text}", soft_wrap=True))
+    scores = done.table()
+    heads = [(name, "right" if i else "left") for i, name in enumerate(scores["columns"])]
+    columns = [(*head, [row[i] for row in scores["rows"]]) for i, head in enumerate(heads)]
+    tables.show(columns, title="all-MiniLM-L6-v2")
+    say(scores["caption"])
+    say(done.verdict())
+    worst = max(done.reload.values())
+    say(f"Saved, loaded again in a fresh process without spectrim: outputs agree to {worst:.1e}.")
+    say(f"report: {done.report}")

@@ -1,0 +1,162 @@
+"""The commands that look at a model and change nothing: survey and edges."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import tables
+from .console import bar, figure, places, say, written
+from .options import Alpha, Beta, Edge, EdgeName, Fused, FusedOption, Html, Json, Model, Plain, Vectors, estimator
+
+
+def surveyed(
+    model: str, edge: EdgeName, alpha: float, beta: float, fused: Fused, no_equalize: bool, vectors: bool = False
+):
+    """Return the survey that the options ask for."""
+    from ..survey import survey as run
+
+    chosen = estimator(edge, alpha, beta)
+    how = {"equalize": not no_equalize, "fused": fused.value, "vectors": vectors}
+    return run(model, chosen, **how, progress=bar("surveying"))
+
+
+def survey(
+    model: Model,
+    edge: Edge = EdgeName.bema,
+    alpha: Alpha = 0.2,
+    beta: Beta = 0.1,
+    fused: FusedOption = Fused.split,
+    no_equalize: Plain = False,
+    vectors: Vectors = False,
+    html: Html = None,
+    json: Json = None,
+) -> None:
+    """Show for every weight matrix of MODEL its noise level, its noise edge and how many directions stand above it."""
+    places(html, json)
+    found = surveyed(model, edge, alpha, beta, fused, no_equalize, vectors)
+    for reading in bar("judging")(found.matrices):
+        reading.verdict  # noqa: B018 - worked out when first asked for, which is here, under a bar
+    taken = written(json, found.to_json())
+    if html:
+        found.to_html(html)
+    if not taken:
+        _show_survey(found)
+        if html:
+            say(f"report: {html}")
+
+
+def _show_survey(found) -> None:
+    rs = found.matrices
+    fits, plains = [r.fit for r in rs], [r.plain if r.spectrum and r.spectrum.equalised else None for r in rs]
+    columns = [
+        ("matrix", "left", [r.name for r in rs]),
+        ("kind", "left", [r.kind for r in rs]),
+        ("shape", "right", [f"{r.rows} x {r.cols}" for r in rs]),
+        ("sigma", "right", [fit and figure(fit.sigma) for fit in fits]),
+        ("edge", "right", [fit and figure(fit.edge) for fit in fits]),
+        ("spikes", "right", [fit and str(fit.spikes) for fit in fits]),
+        ("plain", "right", [fit and str(fit.spikes) for fit in plains]),
+        ("misfit", "right", [fit and figure(fit.misfit, ".3f") for fit in fits]),
+        *(_below(rs) if any(r.structured is not None for r in rs) else []),
+        ("verdict", "left", [r.verdict and r.verdict.kind for r in rs]),
+        ("note", "prose", [r.note for r in rs]),
+    ]
+    tables.show(columns, ("kind", "plain", "sigma", "misfit"), found.model)
+    reasons: dict[str, int] = {}
+    for r in found.readings:
+        if r.skipped:
+            reasons[r.kind] = reasons.get(r.kind, 0) + 1
+    t = found.totals
+    share = f", {1 - t['bulk_share']:.1%} of {t['values']} values" if t["values"] else ""
+    skipped = ", ".join(f"{n} {kind}" for kind, n in reasons.items())
+    say(
+        f"{t['fitted']} of {t['matrices']} matrices judged: {t['spikes']} spikes{share}. {found.params:,} parameters, "
+        f"{t['params']:,} of them in these matrices. Skipped: {skipped or 'nothing'}. {found.seconds:.1f} s."
+    )
+
+
+def _below(rs) -> list[tables.Column]:
+    """What lies below the noise, and what lies in it and is not random."""
+    low = [r.fit and figure(r.low, "d") for r in rs]
+    return [
+        ("low", "right", low),
+        ("structured", "right", [None if r.structured is None else str(len(r.structured)) for r in rs]),
+    ]
+
+
+def edges(
+    model: Model,
+    alpha: Alpha = 0.2,
+    beta: Beta = 0.1,
+    fused: FusedOption = Fused.split,
+    no_equalize: Plain = False,
+    slow: Annotated[
+        bool,
+        typer.Option("--slow", help="Also the estimators that simulate their noise: a minute a matrix, or minutes."),
+    ] = False,
+    vectors: Vectors = False,
+    html: Html = None,
+    json: Json = None,
+) -> None:
+    """Compare the estimators of the noise edge on every weight matrix of MODEL: spikes by each, agreement, verdict."""
+    from ..compare import compare
+
+    places(html, json)
+    found = surveyed(model, EdgeName.bema, alpha, beta, fused, no_equalize, vectors)
+    told = compare(found, slow=slow, progress=bar("comparing"))
+    taken = written(json, told.to_json())
+    if html:
+        told.to_html(html, progress=bar("drawing"))
+    if not taken:
+        _show_edges(told, vectors)
+        if html:
+            say(f"report: {html}")
+
+
+def _show_edges(told, vectors: bool) -> None:
+    """Matrices down, estimators across."""
+
+    def counts(key: str) -> list[str | None]:
+        return [str(row.fits[key].spikes) if key in row.fits else None for row in told.rows]
+
+    rs, verdicts = [row.reading for row in told.rows], [row.verdict for row in told.rows]
+    own, *others = told.estimators or ("bema",)
+    columns = [("matrix", "left", [r.name for r in rs]), (own, "right", counts(own))]
+    columns.append(("edge", "right", [r.fit and figure(r.fit.edge) for r in rs]))
+    columns.append(("law ends, 90 %", "right", [_span(r.fit) for r in rs]))
+    columns += [(key, "right", counts(key)) for key in others]
+    columns.append(("agree", "right", [v and figure(v.agreement, ".0%") for v in verdicts]))
+    columns += _below(rs) if vectors else []
+    columns.append(("verdict", "left", [v and v.kind for v in verdicts]))
+    columns.append(("note", "prose", ["" if v else r.note for r, v in zip(rs, verdicts, strict=True)]))
+    tables.show(columns, ("law ends, 90 %", "edge", "agree"), told.survey.model)
+    _sum_up(told, vectors)
+
+
+def _span(fit) -> str | None:
+    """Where the limiting law of the noise ends; the edge stands above it, where beta of all noise matrices reach."""
+    if fit is None or fit.edge_interval is None:
+        return None
+    return "{:.4g} to {:.4g}".format(*fit.edge_interval)
+
+
+def _sum_up(told, vectors: bool) -> None:
+    from ..compare import sentence
+
+    t = told.totals
+    text = sentence(told)
+    say(f"{text[:1].upper()}{text[1:]}.")
+    if not t["judged"]:
+        return
+    say("Spikes in all: " + ", ".join(f"{name} {k:,}" for name, k in t["spikes"].items()) + ".")
+    for name, k in t["refused"].items():
+        say(f"{name} has no edge for {k} of them.")
+    if vectors:
+        low = sum(r.low or 0 for r in told.survey.fitted)
+        structured = sum(len(r.structured or ()) for r in told.survey.fitted)
+        say(
+            f"Below the lower edge of the noise: {low:,} values. In the bulk and not random: {structured:,} directions."
+        )
+    say(f"Survey {told.survey.seconds:.1f} s, comparison {told.seconds:.1f} s.")

@@ -1,0 +1,75 @@
+"""The options that several commands share, and the estimators behind their names."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class EdgeName(StrEnum):
+    """The estimators that need no further figure."""
+
+    bema = "bema"
+    median = "median"
+    broadening = "broadening"
+    gavish_donoho = "gavish-donoho"
+    screenot = "screenot"
+
+
+class Fused(StrEnum):
+    """How weights that hold several matrices are read."""
+
+    split = "split"
+    whole = "whole"
+    heads = "heads"
+
+
+class BasisName(StrEnum):
+    """In which basis ranks are cut."""
+
+    plain = "plain"
+    equalised = "equalised"
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="Folder or file of safetensors, transformers folder, or state dict (.pt, .pth, .bin).", metavar="MODEL"
+    ),
+]
+Edge = Annotated[EdgeName, typer.Option("--edge", help="Estimator of the noise edge.")]
+Alpha = Annotated[float, typer.Option(help="BEMA: share of the spectrum left out at each end of the fit, in [0, 0.5).")]
+Beta = Annotated[
+    float, typer.Option(help="BEMA, median: share of pure-noise matrices in which a spike may be seen, in (0, 1).")
+]
+FusedOption = Annotated[
+    Fused, typer.Option("--fused", help="Read fused weights as q, k, v and gates, whole, or by heads.")
+]
+Plain = Annotated[
+    bool, typer.Option("--no-equalize", help="Judge matrices as they are, row and column scales included.")
+]
+Vectors = Annotated[
+    bool,
+    typer.Option(
+        "--vectors", help="Look at singular vectors too: directions of the bulk that are not random (slower)."
+    ),
+]
+Html = Annotated[Path | None, typer.Option("--html", help="Write the report to this file.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file; - for standard output.")]
+
+
+def estimator(name: EdgeName, alpha: float, beta: float):
+    """Return the estimator of that name; alpha and beta go to those that have them."""
+    from ..edges import Bema, Broadening, GavishDonoho, Median, ScreeNot
+
+    made = {
+        EdgeName.bema: lambda: Bema(alpha, beta),
+        EdgeName.median: lambda: Median(beta),
+        EdgeName.broadening: Broadening,
+        EdgeName.gavish_donoho: GavishDonoho,
+        EdgeName.screenot: ScreeNot,
+    }
+    return made[name]()
