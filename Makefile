@@ -23,7 +23,7 @@ test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3000
 
 lint: setup
-	$(BIN)/ruff check src tests benchmarks && $(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks experiments && $(BIN)/ruff format --check src tests benchmarks experiments
 
 wheel: setup
 	$(BIN)/python -m build --wheel

@@ -1,5 +1,6 @@
 """What the documents say is run: python blocks, commands, links, and the figures that are kept in result files."""
 
+import json
 import re
 import subprocess
 import sys
@@ -68,3 +69,14 @@ def test_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make ([\w-]+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_the_coverages_of_the_intervals_page_are_those_of_the_benchmark():
+    record = json.loads((ROOT / "benchmarks/results/interval_coverage.json").read_text())
+    page = (ROOT / "docs/intervals.md").read_text()
+    rows = [[x.strip() for x in line.strip("|\n").split("|")] for line in page.splitlines() if line.startswith("| ")]
+    shown = [(row[0], int(row[3]), row[4].split()[0], float(row[5])) for row in rows[1:]]
+    assert not record["quick"]
+    assert shown == [
+        (f"{c['p']} x {c['n']}", c["draws"], f"{c['coverage']:.3f}", round(c["lean"], 2)) for c in record["cells"]
+    ]
