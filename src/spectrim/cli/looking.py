@@ -136,7 +136,7 @@ def _show_edges(told, vectors: bool) -> None:
 
 
 def _span(fit) -> str | None:
-    """Where the limiting law of the noise ends; the edge stands above it, where beta of all noise matrices reach."""
+    """Where the limiting law of the noise ends; the edge is set near it, where few noise matrices reach."""
     if fit is None or fit.edge_interval is None:
         return None
     return "{:.4g} to {:.4g}".format(*fit.edge_interval)

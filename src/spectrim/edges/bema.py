@@ -15,7 +15,7 @@ from spectrim.spectrum import NoiseFit, Spectrum, check_measurable
 NORMAL = 1.6448536269514722  # of 90 per cent, two-sided
 DOUBT = 0.25  # share of the push of the spikes, short of that of very strong ones, that counts as not known; measured
 EVENING = 0.4  # what finding the scales adds to the spread of sigma**2, in units of 1 / sqrt(p n); measured
-STEPS = 3  # of sigma and the strengths that follow from it, for each count of spikes; the third moves sigma by 1e-6
+STEPS = 2  # of sigma and the strengths that follow from it, once the count stands; the last moves sigma by 1e-6
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,16 @@ class Bema:
         unit = float(spectrum.s[0])
         scaled = replace(spectrum, s=spectrum.s / unit)
         reach = spectrum.noise_edge(self.beta)
-        out, sigma = 0, self._fit(scaled, 0, None)
+        out, sigma, settled = 0, self._fit(scaled, 0, None), False
         while True:
             spikes = int(np.count_nonzero(scaled.s > sigma * reach))
             # Beyond half of the values there is no bulk left to be the majority; the fit stays where it is.
-            if spikes <= out or spikes > spectrum.p // 2:
+            if spikes > spectrum.p // 2 or (spikes <= out and (settled or not out)):
                 break
-            out = spikes
-            for _ in range(STEPS):
+            settled = spikes <= out
+            out = max(out, spikes)
+            # Their strengths follow from sigma, and sigma from them: a few more steps when the count stands.
+            for _ in range(STEPS if settled else 1):
                 sigma = self._fit(scaled, out, sigma)
         edge = unit * sigma * reach
         # One comparison decides, the one anybody can repeat with the fields of the result.

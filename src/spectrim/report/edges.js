@@ -204,12 +204,12 @@ const Edges = (() => {
     const own = data.estimators[0].long;
     if (tab === "spectrum") {
       const one = layer.estimators[data.estimators[0].name];
-      const interval = one && one.edge_interval ? ` The band holds the end of the law of the noise, by ${own}, 90\u00a0%; the edge is where the largest value of a noise matrix is seldom found, a little above.` : "";
+      const interval = one && one.edge_interval ? ` The band holds the end of the law of the noise, by ${own}, 90\u00a0%; the edge itself is set near it, where the largest value of noise is seldom found.` : "";
       return ` Each lane above is an estimator, with its edge drawn down through the spectrum.${interval}`;
     }
     if (tab === "settings") {
       const own_ = layer.estimators[data.estimators[0].name];
-      const interval = own_ && own_.edge_interval ? "; the band is the 90\u00a0% interval for the end of the law of the noise, a little under the edge" : "";
+      const interval = own_ && own_.edge_interval ? "; the band is the 90\u00a0% interval for the end of the law of the noise, near the edge" : "";
       return (
         "How far the answer of Bema hangs on its two settings: each changes while the other stays as chosen. Flat " +
         `means that the choice hardly matters${interval}.`
