@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import json
@@ -21,11 +22,13 @@ from torch import Tensor, nn
 
 from spectrim import plan, survey, trim
 from spectrim.checkpoint import of_state, open_checkpoint, whole_folder, write_tensors
+from spectrim.edges import Bema
 from spectrim.factored import describe, load
 from spectrim.linalg import svd
 from spectrim.modules import of_module
 from spectrim.names import of_checkpoint
 from spectrim.sites import Inventory
+from spectrim.spectrum import NoiseFit
 from test_adapters import CASES, Config, fill, made, rand
 
 # What a file cannot tell: heads without a config, the groups of a convolution, a transposed weight under a plain name,
@@ -866,3 +869,46 @@ def test_a_tensor_that_cannot_be_read_does_not_end_the_survey():
     checkpoint.read = broken
     first, second = survey(checkpoint).matrices
     assert first.fit is None and "could not be read" in first.note and second.fit is not None
+
+
+def test_a_link_is_followed_and_a_device_stays_one(tmp_path):
+    from spectrim.checkpoint import write_whole
+
+    real, link = tmp_path / "real.json", tmp_path / "link.json"
+    real.write_text("old")
+    link.symlink_to(real)
+    write_whole(link, "new")
+    assert link.is_symlink() and real.read_text() == "new"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen([sys.executable, "-c", f"print(open({str(pipe)!r}).read())"], stdout=subprocess.PIPE)
+    write_whole(pipe, "through")
+    assert reader.communicate()[0].strip() == b"through" and pipe.is_fifo()
+
+
+def test_a_survey_of_a_file_can_be_copied_and_pickled(tmp_path):
+    save_file({"a.weight": torch.randn(40, 60, generator=torch.Generator().manual_seed(0))}, tmp_path / "m.safetensors")
+    found = survey(tmp_path / "m.safetensors")
+    for again in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+        assert plan(again, zeros=0.5).zeros == plan(found, zeros=0.5).zeros == 1200
+
+
+@pytest.mark.parametrize("edge", ["bema", Bema])
+def test_what_is_no_estimator_is_refused(edge):
+    with pytest.raises(TypeError, match="estimator such as"):
+        survey({"a": torch.eye(20)}, edge)
+
+
+def nothing(spectrum):
+    return NoiseFit(1.0, float("nan"), None, None, 0, "nothing")
+
+
+def wrong(spectrum):
+    raise KeyError("mine")
+
+
+@pytest.mark.parametrize(("edge", "note"), [(nothing, "no finite edge"), (wrong, "KeyError"), (len, "TypeError")])
+def test_an_estimator_of_ones_own_that_fails_does_not_end_the_survey(edge, note):
+    found = survey({"a": torch.randn(30, 40, generator=torch.Generator().manual_seed(0))}, edge)
+    assert not found.fitted and note in found.matrices[0].note
+    assert found.to_json() and found.edge == edge.__qualname__

@@ -7,6 +7,7 @@ import math
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -182,7 +183,19 @@ def test_a_plan_goes_through_a_pipe(model, tmp_path):
         (["plan", "model", "--params", "half"], "number"),
         (["plan", "model", "--params", "0.001"], "out of reach"),
         (["plan", "model", "--params", "0.5", "--gate", "2"], "--gate"),
-        (["plan", "model", "--params", "0.5", "--basis", "equalised", "--no-equalize"], "without equalisation"),
+        (["plan", "model", "--params", "0.5", "--basis", "equalised", "--no-equalize"], "leave out --no-equalize"),
+        (["plan", "nothing", "--zeros", "0.5", "--vectors"], "leave out --vectors$"),
+        (["plan", "nothing", "--zeros", "0.5", "--dense"], "leave out --dense$"),
+        (["plan", "nothing", "--zeros", "0.5", "--dense", "--basis", "equalised"], "--dense and --basis equalised$"),
+        (["survey", "nothing", "--json", "."], r"--json \. is a folder"),
+        (["survey", "nothing", "--html", "model"], "--html model is a folder"),
+        (["survey", "nothing", "--html", "-"], "--html - would"),
+        (["edges", "nothing", "--json", "model/"], "--json model is a folder"),
+        (["edges", "nothing", "--html", "-"], "--html - would"),
+        (["plan", "nothing", "--params", "0.5", "-o", "."], r"--output \. is a folder"),
+        (["plan", "nothing", "--params", "0.5", "--html", "."], r"--html \. is a folder"),
+        (["trim", "model", "--plan", "plan.json", "-o", "out", "--html", "-"], "--html - would"),
+        (["trim", "model", "--plan", "plan.json", "-o", "out", "--json", "model"], "--json model is a folder"),
         (["trim", "model", "-o", "out"], "--plan"),
         (["trim", "model", "--plan", "plan.json"], "--output|-o"),
         (["trim", "model", "--plan", "nothing.json", "-o", "out"], "nothing.json"),
@@ -226,6 +239,62 @@ def test_work_that_fails_is_1(model, tmp_path, monkeypatch):
     assert_refused(run(*arguments), 130, "stopped", tmp_path / "out")
 
 
+NO_SPACE = OSError(28, "No space left on device", "/somewhere/.hidden.part")
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+@pytest.mark.parametrize("verb", [["survey"], ["edges"], ["plan", "--params", "0.5"], ["trim"]])
+def test_a_file_that_cannot_be_written_is_1_and_named_as_asked_for(model, tmp_path, monkeypatch, verb, option):
+    monkeypatch.chdir(tmp_path)
+    if verb == ["trim"]:
+        assert_done(run("plan", model, "--params", "0.5"))
+        verb = ["trim", "--plan", "plan.json", "-o", "out"]
+    elif verb[0] == "plan" and option == "--json":
+        option = "-o"
+    Path("sub").mkdir()
+    before = {path for path in tmp_path.rglob("*") if "out" not in path.parts}
+
+    def full(*args):
+        raise NO_SPACE
+
+    for place in ("spectrim.cli.console.write_whole", "os.replace"):
+        monkeypatch.setattr(place, full)
+    more = ["-o", "plan.json"] if verb[0] == "plan" and option == "--html" else []
+    if more:
+        monkeypatch.setattr("spectrim.cli.cutting.written", lambda *args: False)
+    done = run(verb[0], model, *verb[1:], option, "sub/figures", *more)
+    assert_refused(done, 1, "could not write sub/figures: No space left on device$")
+    assert {path for path in tmp_path.rglob("*") if "out" not in path.parts} == before
+
+
+def test_a_folder_that_vanishes_meanwhile_is_work_that_failed(model, tmp_path, monkeypatch):
+    place = tmp_path / "sub"
+    for option in ("--json", "--html"):
+        place.mkdir()
+        looking = sys.modules["spectrim.cli.looking"]
+
+        def surveyed(*args, old=looking.surveyed):
+            place.rmdir()
+            return old(*args)
+
+        monkeypatch.setattr(looking, "surveyed", surveyed)
+        done = run("survey", model, option, place / "s")
+        monkeypatch.undo()
+        assert_refused(done, 1, f"could not write {re.escape(str(place / 's'))}: No such file or directory$", place)
+
+
+def test_links_are_followed_and_devices_written_to(model, tmp_path):
+    (tmp_path / "far").mkdir()
+    for option, name in (("--json", "s.json"), ("--html", "s.html")):
+        (tmp_path / "far" / name).write_text("before")
+        (tmp_path / name).symlink_to(Path("far") / name)
+        assert_done(run("survey", model, option, tmp_path / name))
+        assert (tmp_path / name).is_symlink() and (tmp_path / "far" / name).stat().st_size > 2000
+        assert_done(run("survey", model, option, "/dev/null"))
+        assert Path("/dev/null").is_char_device()
+    assert sorted(path.name for path in tmp_path.rglob("*.part")) == []
+
+
 def commands() -> dict:
     root = typer.main.get_command(app)
     return {"": root, **root.commands}
@@ -252,15 +321,41 @@ def test_the_defaults_of_the_options_are_those_of_the_functions():
     assert options["edge"] == "bema" and options["vectors"] is False
 
 
-def test_a_plan_keeps_small_directions_that_are_not_random(tmp_path):
+@pytest.mark.parametrize("more", [["--basis", "equalised"], ["--no-equalize"]])
+def test_a_plan_keeps_small_directions_that_are_not_random(tmp_path, more):
     """One small value with a vector on three rows: found, named in the plan, and kept by the cut."""
     W, u = rand(96, 128), torch.eye(96)[:3].sum(0) / 3**0.5
     W -= torch.outer(u, 0.99 * (u @ W))  # along u a hundredth is left of it
     save_file({"a.weight": W}, tmp_path / "a.safetensors")
-    done = run("plan", tmp_path / "a.safetensors", "--params", "0.5", "--vectors", "--gate", "1", "-o", "-")
+    done = run("plan", tmp_path / "a.safetensors", "--params", "0.5", "--vectors", "--gate", "1", "-o", "-", *more)
     assert_done(done)
     (entry,) = json.loads(done.stdout)["entries"]
     assert entry["action"] == "split" and 95 in entry["also"]
+    # The page of the trim looks at what the plan's own survey looked at, and shows what was kept.
+    (tmp_path / "plan.json").write_text(done.stdout)
+    done = run("trim", tmp_path / "a.safetensors", "--plan", tmp_path / "plan.json", "-o", tmp_path / "out", "--html",
+               tmp_path / "t.html")  # fmt: skip
+    assert_done(done)
+    (layer,) = data_of(tmp_path / "t.html")["layers"]
+    even = "--no-equalize" not in more
+    assert [v["basis"] for v in layer["views"]] == (["equalised", "plain"] if even else ["plain"])
+    assert 95 in layer["views"][0]["kept"]["others"]
+    assert 96 in [rank for rank, _ in layer["views"][0]["structured"]]
+
+
+def data_of(page: Path) -> dict:
+    """The figures that a page was made from."""
+    return json.loads(page.read_text().partition('id="report-data">')[2].partition("</script>")[0])
+
+
+def test_the_page_of_a_trim_is_surveyed_without_vectors_where_the_plan_names_none(model, tmp_path):
+    assert_done(run("plan", model, "--params", "0.5", "--no-equalize", "-o", tmp_path / "plan.json"))
+    done = run("trim", model, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out", "--html", tmp_path / "t.html")
+    assert_done(done)
+    layers = [x for x in data_of(tmp_path / "t.html")["layers"] if x["views"]]
+    assert len(layers) == 3
+    for layer in layers:
+        assert [(v["basis"], v["structured"]) for v in layer["views"]] == [("plain", None)]
 
 
 def test_exit_statuses_are_in_the_help():
@@ -273,6 +368,22 @@ def test_names_with_brackets_are_not_taken_for_markup(tmp_path):
     save_file(state, tmp_path / "a.safetensors")
     rows = {row["matrix"] for row in table(run("survey", tmp_path / "a.safetensors").stdout)}
     assert rows == {"attn.qkv[q]", "attn.qkv[k]", "attn.qkv[v]", "odd[red]name"}
+
+
+def test_names_with_control_characters_break_no_line(tmp_path):
+    names = ["tab\there", "line\nhere", "red\x1b[31mhere", "bell\x07here", "c1\x9bhere"]
+    save_file({f"{name}.weight": rand(20, 30) for name in names}, tmp_path / "a.safetensors")
+    seen = [r"tab\there", r"line\nhere", r"red\x1b[31mhere", r"bell\x07here", r"c1\x9bhere"]
+    for command in ("survey", "edges"):
+        done = run(command, tmp_path / "a.safetensors")
+        assert_done(done)
+        assert {row["matrix"] for row in table(done.stdout)} == set(seen)
+    on = on_a_terminal("survey", tmp_path / "a.safetensors")
+    assert all(name in on for name in seen) and "\x1b[31mhere" not in on and "\x07" not in on
+    save_file({"other.weight": rand(20, 30)}, tmp_path / "b.safetensors")
+    assert_done(run("plan", tmp_path / "a.safetensors", "--zeros", "0.5", "--gate", "1", "-o", tmp_path / "plan.json"))
+    done = run("trim", tmp_path / "b.safetensors", "--plan", tmp_path / "plan.json", "-o", tmp_path / "out")
+    assert_refused(done, 2, r"here", tmp_path / "out")  # in errors too
 
 
 # Estimators side by side.
@@ -298,6 +409,19 @@ def test_edges_is_a_table_of_estimators_in_a_pipe(model):
     for name in ("nan", "zero", "small"):
         assert all(rows[name][key] == "" for key in (*ESTIMATORS, "agree", "verdict")) and rows[name]["note"]
     assert "3 of 6 matrices judged" in done.stdout and "Spikes in all: bema" in done.stdout
+
+
+def test_sums_are_over_the_matrices_that_all_estimators_judged(model, monkeypatch):
+    def choosy(spectrum):
+        if spectrum.p == 60:
+            raise ValueError("not this one")
+        return spectrim.Median()(spectrum)
+
+    monkeypatch.setattr("spectrim.verdict.PANEL", {"bema": spectrim.Bema(), "median": choosy})
+    done = run("edges", model)
+    assert_done(done)
+    assert "Spikes in the 2 matrices that all of them judged: bema" in done.stdout
+    assert "median has no edge for 1 of the 3 matrices judged." in done.stdout
 
 
 def test_edges_writes_json_and_a_page(model, tmp_path):
@@ -371,6 +495,30 @@ def test_a_narrow_terminal_gets_names_that_can_be_read(width):
     assert everything == names and len(heads) == len(columns)
 
 
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("command", ["survey", "edges"])
+def test_a_narrow_terminal_shows_verdicts_and_why_there_is_none(tmp_path, width, command):
+    start = "encoder.layer.0.attention.self"
+    state = {f"{start}.query.weight": rand(48, 64), f"{start}.key.weight": torch.full((30, 40), math.nan)}
+    save_file(state | {f"{start}.value.weight": rand(3, 5)}, tmp_path / "a.safetensors")
+    seen = plainly(on_a_terminal(command, tmp_path / "a.safetensors", columns=width))
+    lines = seen[seen.index("matrix") - 20 :].splitlines()
+    assert max(map(len, lines[: next(i for i, line in enumerate(lines) if "judged" in line)])) <= width
+    words = " ".join(seen.split())
+    assert "noise-like" in words and "verdict" in words and "note" in words
+    assert "of 1200" in words and "finite" in words  # whole words of the reason
+    assert "query" in words and "key" in words and "…" not in words.replace("0.…", "")
+
+
+def test_figures_that_can_be_spared_go_before_the_rest():
+    columns = [(key, "right", ["345"]) for key in ESTIMATORS]
+    columns += [("verdict", "left", ["heavy-tailed"]), ("note", "prose", ["a reason of many words, all of them short"])]
+    spare, last = ("gavish-donoho", "screenot"), ("broadening", "median")
+    kept = {width: fitted(["layer"], columns, spare, width, last)[1] for width in (120, 70, 60, 40)}
+    assert [len(kept[width]) for width in (120, 70, 60, 40)] == [7, 5, 4, 3]
+    assert {head for head, _, _ in kept[60]} == {"bema", "median", "verdict", "note"}
+
+
 # Real processes.
 
 
@@ -394,13 +542,29 @@ def test_a_reader_that_stops_early_sees_no_traceback(tmp_path):
     save_file({f"{long}{i}.weight": rand(3, 5) for i in range(200)}, tmp_path / "a.safetensors")
     script = f"{sys.executable} -m spectrim survey {tmp_path / 'a.safetensors'} | head -n 1"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("matrix\t") and "Traceback" not in done.stderr
+    assert done.stdout.startswith("matrix\t") and done.stderr == ""
 
 
-def on_a_terminal(*args) -> str:
+@pytest.mark.parametrize("arguments", [["survey"], ["edges"], ["plan", "--params", "0.5", "-o", "-"], ["plan"]])
+def test_a_reader_that_has_gone_ends_it_in_silence(model, tmp_path, arguments):
+    """The status is that of a program which SIGPIPE ends, whether a table, JSON or a last line finds nobody."""
+    arguments = [*arguments, "--params", "0.5", "-o", tmp_path / "p.json"] if arguments == ["plan"] else arguments
+    out, into = os.pipe()
+    os.close(out)
+    process = [sys.executable, "-m", "spectrim", arguments[0], str(model), *map(str, arguments[1:])]
+    done = subprocess.run(process, stdout=into, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(into)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def plainly(seen: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen)
+
+
+def on_a_terminal(*args, columns: int = 160) -> str:
     """What the command writes to a real terminal."""
     leader, follower = pty.openpty()
-    env = os.environ | {"COLUMNS": "160", "TERM": "xterm-256color"}
+    env = os.environ | {"COLUMNS": str(columns), "TERM": "xterm-256color"}
     env = {name: value for name, value in env.items() if name not in ("NO_COLOR", "CI")}
     arguments = [sys.executable, "-m", "spectrim", *map(str, args)]
     process = subprocess.Popen(arguments, stdout=follower, stderr=follower, env=env)
@@ -423,4 +587,4 @@ def test_on_a_terminal_there_are_tables_and_progress(model):
     seen = on_a_terminal("edges", model)
     assert ANSI in seen and "surveying" in seen and "comparing" in seen and "gavish-donoho  " not in seen
     assert "───" in seen
-    assert "fc0" in seen and "3 of 6 matrices judged" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen)
+    assert "fc0" in seen and "3 of 6 matrices judged" in plainly(seen)

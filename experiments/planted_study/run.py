@@ -6,7 +6,7 @@ W = D1 (S + N) D2: signal of a given rank and strength along Haar vectors; noise
 Gaussian, Student or sparse, in loud and quiet blocks, or correlated; rows and columns even or with log-normal scales;
 read plain or equalised. Each matrix is decomposed once, and all estimators see that one spectrum.
 
-COST: about 7 minutes on one core, two of them for the estimator by simulation (--quick: 10 seconds).
+COST: about a minute on one idle core, most of it for the estimator by simulation (--quick: seconds).
 
 EXPECTED OUTCOME, written down before the first run. On even Gaussian noise all edges by Tracy-Widom show a spike in one
 draw of ten, the bare one in under one of six, the two hard thresholds in none; the hard thresholds miss the weak

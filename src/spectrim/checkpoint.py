@@ -240,6 +240,10 @@ class _Reader:
             self.close()
         return tensor
 
+    def __getstate__(self) -> dict:
+        """Return what a copy or a pickle takes along: all but the file that is open."""
+        return self.__dict__ | {"opened": None, "mapped": 0}
+
     def close(self) -> None:
         """Close the file that is open, if one is."""
         if self.opened is not None:
@@ -321,8 +325,16 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[s
 
 
 def write_whole(path: str | os.PathLike, text: str) -> None:
-    """Write a text file under its name only when all of it is on disk, so that a full disk costs no older file."""
-    path = Path(path)
+    """Write a text file under its name only when all of it is on disk, so that a full disk costs no older file.
+
+    A link is followed, and what is no file (a device, a pipe) is written to as it is: nothing of that takes the place
+    of what was there.
+    """
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file():
+        with open(path, "w", encoding="utf8") as handle:
+            handle.write(text)
+        return
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         part.write_text(text, encoding="utf8")

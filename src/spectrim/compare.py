@@ -80,20 +80,23 @@ class Comparison:
     def totals(self) -> dict:
         """Counts over the matrices: kinds of verdict, median agreement, spikes by estimator, and who stands apart.
 
-        `apart` counts, for each estimator of the noise's edge, the matrices in which it lies furthest from their
-        median, by ratio; where all lie within one per cent it counts for nobody.
+        `spikes` are summed over the matrices for which every estimator has an edge, `compared` of them: sums over
+        unequal sets could not be compared. One that has an edge for none of them is left out. `apart` counts, for
+        each estimator of the noise's edge, the matrices in which it lies furthest from their median, by ratio; where
+        all lie within one per cent it counts for nobody.
         """
         judged = [row for row in self.rows if row.verdict is not None]
         agreements = [row.verdict.agreement for row in judged if row.verdict.agreement is not None]
         apart = Counter(name for row in judged if (name := furthest(row.fits)) is not None)
+        able = [name for name in self.estimators if any(name in row.fits for row in judged)]
+        common = [row for row in judged if all(name in row.fits for name in able)]
         return {
             "matrices": len(self.survey.matrices),
             "judged": len(judged),
             "kinds": dict(Counter(row.verdict.kind for row in judged).most_common()),
             "agreement": median(agreements) if agreements else None,
-            "spikes": {
-                name: sum(row.fits[name].spikes for row in judged if name in row.fits) for name in self.estimators
-            },
+            "compared": len(common),
+            "spikes": {name: sum(row.fits[name].spikes for row in common) for name in able} if common else {},
             "refused": {name: k for name in self.estimators if (k := sum(name in row.refused for row in judged))},
             "apart": dict(apart.most_common()),
         }
@@ -154,7 +157,7 @@ def compare(
     Args:
         found: the survey.
         panel: estimators by name; those of `verdict.PANEL` unless told.
-        slow: also `BemaGamma` and the edge built on the shuffled matrix: minutes a matrix, and the matrices are read
+        slow: also `BemaGamma` and the edge built on the shuffled matrix: seconds a matrix, and the matrices are read
             anew. They stand beside the verdict and take no part in it.
         generator: shuffles the entries; one that starts from 0 unless told.
         progress: wraps the iteration over the readings, for instance `tqdm`.
@@ -167,6 +170,14 @@ def compare(
         ('noise-like', 'bema')
     """
     start = time.perf_counter()
+    if not isinstance(found, Survey):
+        kind = type(found).__name__
+        raise TypeError(f"a comparison is made from a survey, not from a {kind}: compare(survey(model), ...)")
+    if panel is not None and not (isinstance(panel, Mapping) and all(map(callable, panel.values()))):
+        raise TypeError(
+            'a panel is a mapping of names to estimators, such as {"narrow": Bema(0.3), "wide": Bema(0.1)}, '
+            f"not {panel!r}"
+        )
     if slow and found.source is None:
         raise ValueError("the slow estimators need the matrices themselves: compare a survey made in this process")
     sites = {site.name: site for site in inventory(found.source, found.fused).sites} if slow else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,8 +29,8 @@ class _Record(BaseModel):
 class Entry(_Record):
     """What one matrix may lose: `rank` values kept, `zeros` entries at zero, `damage` the relative error expected.
 
-    The values kept are the largest, but for as many as `also` names by position (0 is the largest): small ones whose
-    directions are not random.
+    The `rank` values kept are those at the positions in `also` (0 is the largest), small ones whose directions are not
+    random, and then the largest of the others. Positions belong to the basis.
 
     MACs are for one input position (one token, one pixel). With basis "equalised" the rank is cut after the row and
     column scales were evened out, and `damage` is measured there.
@@ -76,26 +77,38 @@ class Entry(_Record):
                     f"rank {self.rank} is impossible for a {self.rows} x {self.cols} matrix: "
                     f"1 to {min(self.rows, self.cols)} values can be kept"
                 )
-            whole, top = min(self.rows, self.cols), self.rank - len(self.also)
-            if len(set(self.also)) < len(self.also) or any(not max(0, top) <= i < whole for i in self.also) or top < 0:
-                raise ValueError(
-                    f"also={list(self.also)} is impossible: of {self.rank} values kept the {max(0, top)} largest are "
-                    f"kept anyway, so it names others, by positions {max(0, top)} to {whole - 1}, each once"
-                )
-        elif self.rank is not None or self.also:
+            whole = min(self.rows, self.cols)
+            wrong = sorted({i for i in self.also if not 0 <= i < whole or self.also.count(i) > 1})
+            if wrong:
+                raise ValueError(f"also names {wrong}: positions run from 0 to {whole - 1}, each once")
+            if len(self.also) > self.rank:
+                raise ValueError(f"also names {len(self.also)} values, more than the {self.rank} that are kept")
+        elif self.rank is not None:
             raise ValueError(f"action {self.action!r} takes no rank")
+        elif self.also:
+            raise ValueError(f"action {self.action!r} keeps no values by position: remove them from also")
         if (self.action == "zeros") != (self.zeros is not None):
             raise ValueError("zeros is a count with the action 'zeros', and null with every other")
         if self.zeros is not None and self.zeros > self.rows * self.cols:
             raise ValueError(f"{self.zeros} zeros do not fit into {self.rows} x {self.cols} entries")
         return self
 
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The positions of the values that are kept, ascending; empty where no rank is cut."""
+        if self.rank is None:
+            return ()
+        others = (i for i in range(min(self.rows, self.cols)) if i not in set(self.also))
+        return tuple(sorted([*self.also, *islice(others, self.rank - len(self.also))]))
+
     def derived(self) -> Entry:
         """Return the entry as it is, or, after an edit by hand, with what follows from its decision worked out anew."""
         if self.decision == self.decided:
             return self
+        if self.also and self.decided and not self.decided.endswith(f" {self.basis}"):
+            raise ValueError(f"{self.name}: its `also` holds positions of the other basis: empty it, or plan anew")
         after = self.rank * (self.rows + self.cols) if self.action == "split" else self.params_before
-        cut = max(0, (self.spikes or 0) - self.rank) if self.rank else 0
+        cut = sum(i not in set(self.kept) for i in range(self.spikes or 0)) if self.rank else 0
         update = {
             "params_after": after,
             "bytes_after": after * self.bytes_before // max(1, self.params_before),
@@ -117,6 +130,8 @@ class Subject(_Record):
     bytes: int = Field(ge=0)
     fused: str = "split"
     edge: str
+    equalised: bool = True
+    gate: float = Field(default=GATE, ge=0, le=1)
 
 
 class Plan(_Record):
@@ -222,7 +237,7 @@ def plan(
     basis: Basis = "plain",
     gate: float = GATE,
 ) -> Plan:
-    """Return the `Plan` that reaches a target over the matrices that have a verdict.
+    """Return the `Plan` that reaches a target over the matrices whose bulk fits the law of noise.
 
     With `params` they keep at most that share of the numbers they store, reached from below within one rank step. The
     ranks k are those of least total damage for the numbers stored. Damage is the squared error in units of the mean
@@ -241,8 +256,12 @@ def plan(
         gate: largest misfit of a bulk that may be cut, in [0, 1]; see `spectrim.Verdict`. What does not fit the law of
             noise, or is heavy-tailed, is left alone; 1 lets everything through.
 
-    Directions of the bulk that the survey found not to be random (`survey(..., vectors=True)`) are kept beside the
-    spikes, and named in the entry.
+    The gate speaks of the matrix as the survey judges it, equalised unless it was told otherwise, whatever the basis of
+    the cut: uneven rows and columns are no reason against a cut, and rank does not depend on them.
+
+    Directions below the lower edge of the noise that the survey found not to be random (`survey(..., vectors=True)`)
+    are kept beside the spikes and named in the entry, where the basis of the cut is the one that they were found in:
+    "equalised", or "plain" after a survey without equalisation. What that is worth: docs/ends.md.
     """
     if not isinstance(found, Survey):
         raise TypeError(f"a plan is made from a survey, not from a {type(found).__name__}: plan(survey(model), ...)")
@@ -267,18 +286,18 @@ def plan(
         )
     notes = _told(closed)
     if zeros is not None:
-        return _finish(found, {"zeros": zeros}, _zeros(found, zeros, closed), notes)
+        return _finish(found, {"zeros": zeros}, _zeros(found, zeros, closed), notes, gate)
     if basis == "equalised" and not found.equalised:
         raise ValueError("the survey was made without equalisation: survey again with equalize=True, or basis='plain'")
     entries, more = _ranks(found, params, basis, dense, closed)
-    return _finish(found, {"params": params}, entries, notes + more)
+    return _finish(found, {"params": params}, entries, notes + more, gate)
 
 
 def _closed(found: Survey, gate: float) -> dict[str, str]:
     """The matrices that the gate keeps from being cut, and why."""
     closed = {}
     for r in found.fitted if gate < 1 else ():
-        verdict = judge(r.spectrum, r.fit, panel={}, gate=gate)
+        verdict = judge(r.spectrum, r.fit, panel={}, gate=gate, uneven=r.uneven)
         if not verdict.cuttable:
             closed[r.name] = f"{verdict.kind}: {verdict.reason}"
     return closed
@@ -290,7 +309,7 @@ def _told(closed: dict[str, str]) -> list[str]:
     who = "1 matrix does not fit the law of noise and stays as it is"
     if len(closed) > 1:
         who = f"{len(closed)} matrices do not fit the law of noise and stay as they are"
-    return [f"{who}; gate=1 (--gate 1) plans for all"]
+    return [f"{who}; the target is of the others. gate=1 (--gate 1) plans for all"]
 
 
 class _Ordered(NamedTuple):
@@ -300,20 +319,20 @@ class _Ordered(NamedTuple):
     order: tuple[int, ...]
     spikes: int
 
-    def kept(self, k: int) -> tuple[int, ...]:
+    def also(self, k: int) -> tuple[int, ...]:
         """The positions among k values kept that are not the largest ones of all."""
         kept = set(self.order[:k])
         top = next(i for i in range(k + 1) if i not in kept)
         return tuple(sorted(i for i in kept if i > top))
 
 
-def _candidates(found: Survey, basis: Basis, closed: dict[str, str]) -> dict[str, _Ordered]:
+def _candidates(found: Survey, basis: Basis, dense: bool, closed: dict[str, str]) -> dict[str, _Ordered]:
     chosen = {}
     for r in found.fitted:
-        if r.splittable and r.name not in closed:
+        if (r.splittable or dense) and r.name not in closed:
             plain = basis == "plain" and r.plain_spectrum is not None
             spectrum, fit = (r.plain_spectrum, r.plain) if plain else (r.spectrum, r.fit)
-            first = [*range(fit.spikes), *((r.plain_structured if plain else r.structured) or ())]
+            first = [*range(fit.spikes), *(() if plain and r.spectrum.equalised else r.small)]
             order = (*first, *sorted(set(range(len(spectrum.s))) - set(first)))
             s = spectrum.s[np.array(order, int)]
             chosen[r.name] = _Ordered(
@@ -325,10 +344,14 @@ def _candidates(found: Survey, basis: Basis, closed: dict[str, str]) -> dict[str
 def _ranks(
     found: Survey, share: float, basis: Basis, dense: bool, closed: dict[str, str]
 ) -> tuple[list[Entry], list[str]]:
-    ordered = _candidates(found, basis, closed)
+    ordered = _candidates(found, basis, dense, closed)
     candidates = {name: o.candidate for name, o in ordered.items()}
     if not candidates:
-        raise ValueError("no matrix of this model can be split")
+        why = next((r.note for r in found.fitted if r.note), "nothing is known of their layers")
+        raise ValueError(
+            f"no matrix of this model can be split ({why}): rebuild them at lower rank in place with dense=True "
+            "(--dense), or plan zeros"
+        )
     total = sum(c.params for c in candidates.values())
     least = sum(c.cost(1) for c in candidates.values())
     if least > share * total:
@@ -342,6 +365,12 @@ def _ranks(
         notes.append(f"the target lies below the noise: {cut} spikes are cut too, the smallest first")
     if dense:
         notes.append("rebuilt dense: the rank falls, the size does not")
+    small = sum(len(r.small) for r in found.fitted)
+    if small and basis == "plain" and found.equalised:
+        notes.append(
+            f"{small} small directions that are not random were found in the equalised matrices; a cut in the plain "
+            "basis does not know them: basis='equalised' (--basis equalised) keeps them"
+        )
     return [entries.get(r.name) or _kept(r, closed.get(r.name) or _why_not(r)) for r in found.matrices], notes
 
 
@@ -367,7 +396,7 @@ def _rank_entry(r: Reading, ordered: _Ordered, k: int, basis: Basis, dense: bool
         r,
         action="dense" if dense else "split",
         rank=k,
-        also=ordered.kept(k),
+        also=ordered.also(k),
         basis=basis,
         params_after=r.params if dense else k * c.side,
         macs_after=r.params if dense else k * c.side,
@@ -432,7 +461,7 @@ def _entry(r: Reading, **given) -> Entry:
     return entry.model_copy(update={"decided": entry.decision})
 
 
-def _finish(found: Survey, target: dict, entries: list[Entry], notes: list[str]) -> Plan:
+def _finish(found: Survey, target: dict, entries: list[Entry], notes: list[str], gate: float) -> Plan:
     from . import __version__
 
     subject = Subject(
@@ -442,5 +471,7 @@ def _finish(found: Survey, target: dict, entries: list[Entry], notes: list[str])
         bytes=found.bytes,
         fused=found.fused,
         edge=found.edge,
+        equalised=found.equalised,
+        gate=gate,
     )
     return Plan(version=__version__, model=subject, target=target, entries=tuple(entries), notes=tuple(notes))

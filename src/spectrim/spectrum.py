@@ -147,8 +147,9 @@ class Spectrum:
         x = 1 + gamma + 2 * sqrt(gamma) * np.cos(phi)
         below = p * MarchenkoPastur(gamma).cdf(x) + mean_shift(x, gamma)
         if spikes and sigma:
-            # One that noise made, or that is half hidden, has left the bulk all the same.
-            theta = np.maximum(strength(self.s[:spikes] / (sigma * sqrt(self.n)), self.gamma), 1.000001 * gamma**0.25)
+            # Each is seen beside noise of the sides that the others leave. One that noise made, or that is half hidden,
+            # has left the bulk all the same.
+            theta = np.maximum(strength(self.s[:spikes] / (sigma * sqrt(n)), gamma), 1.000001 * gamma**0.25)
             below += spikes * (1 - phi / pi) - spectral_shift(x, theta[:, None], gamma).sum(0)
         # In the outermost cells the shift turns the count back by less than a quarter.
         angle = np.interp(np.arange(p) + 0.5, np.maximum.accumulate(below), phi)

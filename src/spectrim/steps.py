@@ -29,8 +29,8 @@ def truncate(W: Tensor, rank: int, scales: Equalised | None = None, also: Sequen
         W: rows x cols, any float type.
         rank: values kept, 1 to min(rows, cols).
         scales: row and column scales from `reading.equalize`.
-        also: positions of values to keep in place of the last of the largest ones, 0 the largest of all; they count
-            in `rank`.
+        also: positions of values that are kept before the largest of the others, 0 the largest of all; they count in
+            `rank`.
 
     Example:
         >>> W = torch.outer(torch.arange(1.0, 4.0), torch.arange(1.0, 3.0))
@@ -41,7 +41,8 @@ def truncate(W: Tensor, rank: int, scales: Equalised | None = None, also: Sequen
         C. Eckart and G. Young, Psychometrika 1 (1936) 211; the weighted form by substitution.
     """
     factors = svd(W if scales is None else scales.apply(W))
-    kept = factors.select([*range(rank - len(also)), *also]) if also else factors.truncate(rank)
+    others = [i for i in range(factors.rank) if i not in set(also)]
+    kept = factors.select([*also, *others[: rank - len(also)]]) if also else factors.truncate(rank)
     return kept if scales is None else kept.rescale(scales.rows, scales.cols)
 
 

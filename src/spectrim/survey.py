@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections import deque
@@ -48,8 +49,9 @@ class Reading:
 
     `fit` is the default verdict, on `spectrum` (equalised unless the survey was told otherwise); `plain` is the verdict
     without equalisation, on `plain_spectrum`. `params` counts the numbers stored now, `item` the bytes of one of them.
-    `structured` are the positions of values in the bulk (0 is the largest of all) whose vectors are not random, and
-    `plain_structured` the same without equalisation, where the survey looked at vectors.
+    `structured` are the positions in `spectrum` (0 is the largest) of values in the bulk whose vectors are not random,
+    where the survey looked at vectors; `uneven` is how far rows and columns still differ where they could not be evened
+    out.
     """
 
     name: str
@@ -69,17 +71,22 @@ class Reading:
     skipped: bool = False
     splittable: bool = True
     structured: tuple[int, ...] | None = None
-    plain_structured: tuple[int, ...] | None = None
+    uneven: float | None = None
 
     @cached_property
     def verdict(self) -> Verdict | None:
         """What to make of this matrix, with several estimators side by side; None where there is no fit."""
-        return None if self.fit is None else judge(self.spectrum, self.fit)
+        return None if self.fit is None else judge(self.spectrum, self.fit, uneven=self.uneven)
 
     @cached_property
     def low(self) -> int | None:
         """How many values lie below the lower edge of the noise, or None where there is no fit or no noise level."""
         return None if self.fit is None or self.fit.sigma is None else departures(self.spectrum, self.fit)
+
+    @property
+    def small(self) -> tuple[int, ...]:
+        """The positions in `structured` that lie below the lower edge of the noise: small, and no noise."""
+        return tuple(i for i in self.structured or () if i >= len(self.spectrum.s) - (self.low or 0))
 
     @property
     def bulk_share(self) -> float | None:
@@ -250,6 +257,8 @@ def survey(
     """
     start = time.perf_counter()
     edge = Bema() if edge is None else edge
+    if isinstance(edge, type) or not callable(edge):
+        raise TypeError(f"edge is an estimator such as Bema(), a function of a Spectrum, not {edge!r}")
     source = open_model(model)
     found = inventory(source, fused)
     readings = _read_all(found.sites, _How(edge, equalize, vectors), progress or iter)
@@ -259,7 +268,7 @@ def survey(
         readings=tuple(readings),
         params=found.params,
         bytes=found.bytes,
-        edge=repr(edge),
+        edge=getattr(edge, "__qualname__", None) or repr(edge),  # a function's repr would hold its address
         equalised=equalize,
         seconds=time.perf_counter() - start,
         source=source,
@@ -373,24 +382,24 @@ def _read(site: Site, stored: tuple[Tensor, ...] | Exception, how: _How) -> Read
     plain = None
     try:
         plain_spectrum = read_spectrum(W, notes=notes)
-        plain = how.edge(plain_spectrum)
-        if how.vectors:
-            known["plain_structured"] = _structured(W, plain_spectrum, plain, notes)
+        plain = _asked(how.edge, plain_spectrum)
         if not how.equalize:
-            known["structured"] = known.get("plain_structured")
+            if how.vectors:
+                known["structured"] = _structured(W, plain_spectrum, plain, notes)
             return Reading(**known, spectrum=plain_spectrum, fit=plain, note="; ".join(notes), **_zero_lines(W))
         spectrum, even = read_equalised(W, how.edge, EVEN, notes)
-        fit = how.edge(spectrum)
+        fit = _asked(how.edge, spectrum)
         if how.vectors:
             known["structured"] = _structured(even.apply(W), spectrum, fit, notes)
         if even.uneven > 2 * EVEN:  # many structural zeros, as in a triangular matrix
+            known["uneven"] = even.uneven
             notes.append(f"its rows and columns cannot be evened out: mean squares differ by {even.uneven:.0%}")
-    except (ValueError, ArithmeticError, RuntimeError) as error:
+    except (ValueError, ArithmeticError, RuntimeError, LookupError, TypeError) as error:
         if plain is not None:
             notes.append("judged without equalisation, which failed")
             known |= {"spectrum": plain_spectrum, "fit": plain, "plain": plain, "plain_spectrum": plain_spectrum}
             known |= _zero_lines(W)
-        notes.append(str(error))
+        notes.append(str(error) if isinstance(error, ValueError | RuntimeError) else repr(error))
         return Reading(**known, note="; ".join(notes))
     if fit.spikes > spectrum.p // 2:
         notes.append("more than half of its values stand above the edge: sigma is an upper bound")
@@ -404,6 +413,17 @@ def _read(site: Site, stored: tuple[Tensor, ...] | Exception, how: _How) -> Read
         zero_cols=len(even.zero_cols),
         note="; ".join(dict.fromkeys(notes)),
     )
+
+
+def _asked(edge: Edge, spectrum: Spectrum) -> NoiseFit:
+    """The estimator's answer, if it is one: a user's own may return anything."""
+    fit = edge(spectrum)
+    figures = (
+        (fit.edge, fit.sigma, fit.misfit, *(fit.edge_interval or ())) if isinstance(fit, NoiseFit) else (math.nan,)
+    )
+    if not all(x is None or math.isfinite(x) for x in figures) or fit.edge is None:
+        raise ValueError(f"the estimator has no finite edge for it: {fit!r}")
+    return fit
 
 
 def _structured(W: Tensor, spectrum: Spectrum, fit: NoiseFit, notes: list[str]) -> tuple[int, ...]:

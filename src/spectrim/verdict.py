@@ -3,12 +3,17 @@
 The rule, in this order, with m the misfit of the bulk and the gate g + 2 / p (two values' worth of chance):
 
     heavy-tailed   m > gate, and the largest eigenvalues follow a power law (`tails.is_heavy`)
-    no fit         m > gate, or more than half of the values stand above the edge
+    no fit         m > gate; or more than half of the values stand above the edge; or rows and columns that were to be
+                   evened out could not be; or no value stands above the edge, and yet the median eigenvalue shows more
+                   than 3 and 2 per cent of p (signal that fills the window), or the largest lies below where the noise
+                   would end
     noise-like     the bulk fits and no value stands above the edge
     spiked         the bulk fits and some do
 
-With m = .1 the middle of the spectrum is off by a tenth of its values, and the noise level by about as many per cent:
-an edge drawn from it means little, so nothing is cut on its word. Pure noise has m under .004 at 768 x 768.
+The spectrum is the one that the survey judges, equalised unless it was told otherwise: uneven rows and columns are no
+signal, and rank does not change when they are evened out. With m = .1 the middle of the spectrum is off by a tenth of
+its values: an edge drawn from it means little, so nothing is cut on its word. Pure noise has m of about .004 at
+768 x 768. A small misfit is no proof of a right sigma, though: dense signal can pass for louder noise.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from spectrim.spectrum import NoiseFit, Spectrum
 from spectrim.tails import Tail, is_heavy, power_tail
 
 KINDS = ("noise-like", "spiked", "heavy-tailed", "no fit")
-GATE = 0.1  # the cutoffs in the papers run from .01 to .15; this one lets the noise level be off by a tenth
+GATE = 0.1  # the cutoffs in the papers run from .01 to .15
 PANEL: Mapping[str, Callable[[Spectrum], NoiseFit]] = {
     "bema": Bema(),
     "median": Median(),
@@ -85,6 +90,7 @@ def judge(
     fit: NoiseFit,
     panel: Mapping[str, Callable[[Spectrum], NoiseFit]] | None = None,
     gate: float = GATE,
+    uneven: float | None = None,
 ) -> Verdict:
     """Returns the `Verdict` on a spectrum whose default fit is given; the rule stands above.
 
@@ -93,6 +99,8 @@ def judge(
         fit: the default estimator's; it decides. Where it measures no misfit, that of `Bema` is taken.
         panel: estimators to set side by side, by name; `PANEL` unless told, {} for none.
         gate: largest misfit of a bulk that fits, in [0, 1].
+        uneven: how far row and column mean squares still differ where they could not be evened out, as a share; None
+            where they could, or were not to be.
 
     Example:
         >>> import numpy as np
@@ -113,9 +121,10 @@ def judge(
     counts = [found.spikes for name, found in fits.items() if name in NOISE]
     agreement = (min(counts) / max(counts) if max(counts) else 1.0) if counts else None
     crowded = fit.spikes > spectrum.p // 2
+    odd = None if fit.spikes or crowded or fit.sigma is None else _odd(spectrum, fit.sigma)
     misfit = fit.misfit if fit.misfit is not None or crowded else _misfit(spectrum)
     tail = power_tail(spectrum.eigenvalues)
-    kind, reason = _rule(spectrum.p, fit.spikes, crowded, misfit, gate, tail)
+    kind, reason = _rule(spectrum.p, fit.spikes, crowded, misfit, gate, tail, uneven, odd)
     return Verdict(kind, reason, fits, refused, agreement, misfit, gate, tail)
 
 
@@ -126,18 +135,43 @@ def _misfit(spectrum: Spectrum) -> float | None:
         return None
 
 
-def _rule(p: int, spikes: int, crowded: bool, misfit: float | None, gate: float, tail: Tail | None) -> tuple[str, str]:
+def _odd(spectrum: Spectrum, sigma: float) -> str | None:
+    """What speaks against noise where no value stands above the edge, or None."""
+    shown = Median()(spectrum).spikes
+    if shown > max(3, 0.02 * spectrum.p):
+        return f"no value stands above the edge, but {shown} do by the median: the estimators disagree"
+    # One noise matrix in ten thousand ends so early.
+    if spectrum.s[0] < sigma * spectrum.noise_edge(1 - 1e-4):
+        return "its largest value lies below where noise of this level would end"
+    return None
+
+
+def _rule(
+    p: int,
+    spikes: int,
+    crowded: bool,
+    misfit: float | None,
+    gate: float,
+    tail: Tail | None,
+    uneven: float | None,
+    odd: str | None,
+) -> tuple[str, str]:
     limit = gate + 2 / p
-    if misfit is not None and misfit <= limit and not crowded:
-        fits = f"the bulk fits (misfit {misfit:.3f} of at most {limit:.3f})"
+    against = None if gate >= 1 else odd
+    if uneven is not None and gate < 1:
+        against = f"its rows and columns cannot be evened out: their mean squares differ by {uneven:.0%}"
+    if misfit is not None and misfit <= limit and not crowded and against is None:
+        fits = f"the bulk fits (misfit {misfit:.3f}, gate {limit:.3f})"
         if spikes == 0:
             return "noise-like", f"no value stands above the edge and {fits}"
         return "spiked", f"{spikes} of {p} values stand above the edge and {fits}"
     if crowded or misfit is None:
         why = f"{spikes} of {p} values stand above the edge, so no majority of noise is left to fit"
+    elif misfit > limit:
+        why = f"the bulk does not fit (misfit {misfit:.3f}, gate {limit:.3f})"
     else:
-        why = f"the bulk does not fit (misfit {misfit:.3f} of at most {limit:.3f})"
-    if tail is not None and is_heavy(tail):
+        why = against
+    if tail is not None and is_heavy(tail) and (misfit is None or misfit > limit):
         law = f"a power law of exponent {tail.exponent:.1f}"
         return "heavy-tailed", f"{why}; the {tail.count} largest eigenvalues follow {law}"
     return "no fit", why

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Never
 
 import typer
 from rich.console import Console
@@ -15,8 +20,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..checkpoint import write_whole
 
-out = Console()
-err = Console(stderr=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> Never:
+        raise  # what rich is handling: `guarded` ends all commands in one way
+
+
+out = _Console()
+err = _Console(stderr=True)
+FILES = {"json": "figures.json", "html": "report.html", "output": "plan.json"}
+# Characters that move a cursor, colour a screen or break a line, where only a name should stand.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def guarded(command: Callable) -> Callable:
@@ -25,10 +39,14 @@ def guarded(command: Callable) -> Callable:
     @functools.wraps(command)
     def run(*args, **kwargs):
         try:
-            return command(*args, **kwargs)
+            done = command(*args, **kwargs)
+            sys.stdout.flush()  # here, where a reader that has gone is no news
+            return done
         except KeyboardInterrupt:
             err.print("stopped; nothing was left half written")
             raise typer.Exit(130) from None
+        except BrokenPipeError:
+            _leave()
         except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, IsADirectoryError, ImportError) as error:
             _fail(error, 2)
         except (OSError, RuntimeError, MemoryError) as error:
@@ -40,11 +58,19 @@ def guarded(command: Callable) -> Callable:
     return run
 
 
-def _fail(error: Exception, status: int) -> None:
+def _leave() -> Never:
+    """End in silence because nobody reads on, with the status that a shell gives to those that SIGPIPE ends."""
+    with suppress(OSError, ValueError):  # else the interpreter flushes what is left into the broken pipe, and complains
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise typer.Exit(128 + signal.SIGPIPE)
+
+
+def _fail(error: Exception, status: int) -> Never:
     text = str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError) and error.filename:
         text = f"{error.strerror}: {error.filename}"
-    err.print(f"[bold red]error[/]: {escape(text)}", soft_wrap=True)
+    lines = "\n".join(map(printable, text.split("\n")))
+    err.print(f"[bold red]error[/]: {escape(lines)}", soft_wrap=True)
     raise typer.Exit(status)
 
 
@@ -80,14 +106,32 @@ def written(path: Path | None, text: str) -> bool:
     if str(path) == "-":
         sys.stdout.write(text + "\n")
         return True
-    write_whole(path, text + "\n")
+    with writing(path):
+        write_whole(path, text + "\n")
     return False
 
 
-def places(*paths: Path | None) -> None:
-    """Refuse, before the work and not after it, to write where there is no folder."""
-    for path in paths:
-        if path is not None and str(path) != "-" and not path.parent.is_dir():
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the path that was asked for in whatever keeps it from being written: work that failed, no wrong request."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"could not write {path}: {error.strerror or error}") from error
+
+
+def places(**paths: Path | None) -> None:
+    """Refuse, before the work and not after it, to write where no file can be; the names are those of the options."""
+    for option, path in paths.items():
+        if path is None or (str(path) == "-" and option != "html"):
+            continue
+        if str(path) == "-":
+            raise ValueError("--html - would fill the screen with a page: name a file, for instance --html report.html")
+        if path.is_dir():
+            raise ValueError(f"--{option} {path} is a folder: name a file, for instance {path / FILES[option]}")
+        if not path.parent.is_dir():
             raise ValueError(f"there is no folder {path.parent} to write {path.name} into")
 
 
@@ -96,6 +140,16 @@ def figure(x: float | None, form: str = ".4g") -> str | None:
     return None if x is None else format(x, form)
 
 
+def printable(text: str) -> str:
+    r"""Return the text with control characters as escapes, so that a name can neither break nor colour a line.
+
+    Example:
+        >>> print(printable("a\tb\x1b[31m"))
+        a\tb\x1b[31m
+    """
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def say(text: str) -> None:
     """Show a line of plain text, as long as it is."""
-    out.print(escape(text), soft_wrap=True)
+    out.print(escape(printable(text)), soft_wrap=True)

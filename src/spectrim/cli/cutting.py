@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import tables
-from .console import bar, err, figure, places, say, written
+from .console import bar, err, figure, places, say, writing, written
 from .looking import surveyed
 from .options import Alpha, BasisName, Beta, Edge, EdgeName, Fused, FusedOption, Html, Json, Model, Plain, Vectors
 
@@ -51,12 +51,19 @@ def plan(
             raise ValueError(f"{name} lies in (0, 1], not {value}: 0.5 means one half")
     if not 0 <= gate <= 1:
         raise ValueError(f"--gate lies in [0, 1], not {gate}: the largest misfit of a bulk that may be cut")
-    places(output, html)
+    left = {"--vectors": vectors, "--dense": dense, "--basis equalised": basis is BasisName.equalised}
+    if zeros is not None and any(left.values()):
+        without = " and ".join(name for name, given in left.items() if given)
+        raise ValueError(f"--zeros sets single entries to zero and cuts no rank: leave out {without}")
+    if no_equalize and basis is BasisName.equalised:
+        raise ValueError("--basis equalised cuts matrices that are evened out: leave out --no-equalize")
+    places(output=output, html=html)
     found = surveyed(model, edge, alpha, beta, fused, no_equalize, vectors)
     chosen = run(found, params=params, zeros=zeros, dense=dense, basis=basis.value, gate=gate)
     taken = written(output, chosen.to_json())
     if html:
-        found.to_html(html, plan=chosen)
+        with writing(html):
+            found.to_html(html, plan=chosen)
     if not taken:
         _show_plan(chosen)
         say(f"plan: {output}" + (f"; report: {html}" if html else ""))
@@ -93,7 +100,7 @@ def trim(
     from ..plan import Plan
     from ..trim import trim as run
 
-    places(html, json)
+    places(html=html, json=json)
     done = run(model, Plan.from_json(plan), output, progress=bar("trimming"))
     taken = written(json, js.dumps(done.to_dict(), indent=1))
     if html:
@@ -113,14 +120,17 @@ def _report_of(model: str, done, html: Path) -> None:
         edge = from_repr(made_for.edge)
     except ValueError:  # a function of the user's own: the page names the one that stands in for it
         edge = None
-    found = run(model, edge, fused=made_for.fused, progress=bar("surveying"))
+    # As the plan's own survey was, but for vectors that it made no use of: they take their time.
+    how = {"equalize": made_for.equalised, "vectors": any(e.also for e in done.plan.touched)}
+    found = run(model, edge, fused=made_for.fused, **how, progress=bar("surveying"))
     split = any(e.action == "split" for e in done.plan.entries)
     audit = matrices_latency(done.plan) if split else {"before": {}, "after": {}}  # nothing else changes a speed
     audit["before"] |= {"params": done.params_before, "bytes": done.bytes_before}
     audit["after"] |= {"params": done.params_after, "bytes": done.bytes_after}
     audit["before"]["macs_position"] = sum(e.macs_before for e in done.plan.entries)
     audit["after"]["macs_position"] = sum(e.macs_after for e in done.plan.entries)
-    found.to_html(html, plan=done.plan, changes=done, audit=audit)
+    with writing(html):
+        found.to_html(html, plan=done.plan, changes=done, audit=audit)
 
 
 def _show_changes(done) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import tables
-from .console import bar, figure, places, say, written
+from .console import bar, figure, places, say, writing, written
 from .options import Alpha, Beta, Edge, EdgeName, Fused, FusedOption, Html, Json, Model, Plain, Vectors, estimator
 
 
@@ -34,13 +34,14 @@ def survey(
     json: Json = None,
 ) -> None:
     """Show for every weight matrix of MODEL its noise level, its noise edge and how many directions stand above it."""
-    places(html, json)
+    places(html=html, json=json)
     found = surveyed(model, edge, alpha, beta, fused, no_equalize, vectors)
     for reading in bar("judging")(found.matrices):
         reading.verdict  # noqa: B018 - worked out when first asked for, which is here, under a bar
     taken = written(json, found.to_json())
     if html:
-        found.to_html(html)
+        with writing(html):
+            found.to_html(html)
     if not taken:
         _show_survey(found)
         if html:
@@ -63,7 +64,7 @@ def _show_survey(found) -> None:
         ("verdict", "left", [r.verdict and r.verdict.kind for r in rs]),
         ("note", "prose", [r.note for r in rs]),
     ]
-    tables.show(columns, ("kind", "plain", "sigma", "misfit"), found.model)
+    tables.show(columns, ("kind", "plain", "sigma", "misfit"), found.model, ("structured", "low", "shape"))
     reasons: dict[str, int] = {}
     for r in found.readings:
         if r.skipped:
@@ -94,7 +95,7 @@ def edges(
     no_equalize: Plain = False,
     slow: Annotated[
         bool,
-        typer.Option("--slow", help="Also the estimators that simulate their noise: a minute a matrix, or minutes."),
+        typer.Option("--slow", help="Also the estimators that simulate their noise: seconds a matrix."),
     ] = False,
     vectors: Vectors = False,
     html: Html = None,
@@ -103,12 +104,13 @@ def edges(
     """Compare the estimators of the noise edge on every weight matrix of MODEL: spikes by each, agreement, verdict."""
     from ..compare import compare
 
-    places(html, json)
+    places(html=html, json=json)
     found = surveyed(model, EdgeName.bema, alpha, beta, fused, no_equalize, vectors)
     told = compare(found, slow=slow, progress=bar("comparing"))
     taken = written(json, told.to_json())
     if html:
-        told.to_html(html, progress=bar("drawing"))
+        with writing(html):
+            told.to_html(html, progress=bar("drawing"))
     if not taken:
         _show_edges(told, vectors)
         if html:
@@ -131,7 +133,9 @@ def _show_edges(told, vectors: bool) -> None:
     columns += _below(rs) if vectors else []
     columns.append(("verdict", "left", [v and v.kind for v in verdicts]))
     columns.append(("note", "prose", ["" if v else r.note for r, v in zip(rs, verdicts, strict=True)]))
-    tables.show(columns, ("law ends, 90 %", "edge", "agree"), told.survey.model)
+    spare = ("law ends, 90 %", "edge", "agree", "gavish-donoho", "screenot")
+    last = ("bema-gamma", "shuffled", "structured", "low", "broadening", "median")
+    tables.show(columns, spare, told.survey.model, last)
     _sum_up(told, vectors)
 
 
@@ -150,9 +154,11 @@ def _sum_up(told, vectors: bool) -> None:
     say(f"{text[:1].upper()}{text[1:]}.")
     if not t["judged"]:
         return
-    say("Spikes in all: " + ", ".join(f"{name} {k:,}" for name, k in t["spikes"].items()) + ".")
+    if t["spikes"]:
+        where = "all" if t["compared"] == t["judged"] else f"the {t['compared']} matrices that all of them judged"
+        say(f"Spikes in {where}: " + ", ".join(f"{name} {k:,}" for name, k in t["spikes"].items()) + ".")
     for name, k in t["refused"].items():
-        say(f"{name} has no edge for {k} of them.")
+        say(f"{name} has no edge for {k} of the {t['judged']} matrices judged.")
     if vectors:
         low = sum(r.low or 0 for r in told.survey.fitted)
         structured = sum(len(r.structured or ()) for r in told.survey.fitted)

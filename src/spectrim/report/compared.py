@@ -118,24 +118,36 @@ def kinds(layers: list[dict[str, Any]]) -> dict[str, int]:
     return {kind: seen[kind] for kind in (*KINDS, *sorted(set(seen) - set(KINDS))) if seen[kind]}
 
 
-def sentence(totals: Mapping[str, Any], spikes: Mapping[str, int], apart: Mapping[str, int]) -> str:
-    """Returns in words how far the estimators agree: the range of their counts, who stands apart.
+def sentence(told: Mapping[str, Any]) -> str:
+    """Returns in words how far the estimators agree: the range of their counts, who has none, who stands apart.
+
+    Args:
+        told: the totals of a comparison.
 
     Example:
-        >>> sentence({"agreement": 0.91}, {"bema": 30, "median": 27}, {})
-        'By estimator their number runs from 27 (Median) to 30 (Bema); median agreement on where noise ends: 91\\xa0%.'
+        >>> told = {"judged": 9, "compared": 8, "agreement": 0.91, "refused": {}, "apart": {}}
+        >>> sentence(told | {"spikes": {"bema": 30, "median": 27}}).partition(", their")[0]
+        'Over the 8 of 9 judged matrices for which all estimators have an edge'
     """
-    text = ""
+    text, spikes = "", told["spikes"]
     if spikes:
         low, high = min(spikes, key=spikes.get), max(spikes, key=spikes.get)
-        text += f"By estimator their number runs from {spikes[low]:,} ({LONG.get(low, low)}) to "
-        text += f"{spikes[high]:,} ({LONG.get(high, high)})"
+        if told["compared"] == told["judged"]:
+            text = "By estimator their number"
+        else:
+            text = f"Over the {told['compared']:,} of {plural(told['judged'], 'judged matrix', 'judged matrices')} "
+            text += "for which all estimators have an edge, their number"
+        text += f" runs from {spikes[low]:,} ({LONG.get(low, low)}) to {spikes[high]:,} ({LONG.get(high, high)})"
         text += (
             "."
-            if totals["agreement"] is None
-            else f"; median agreement on where noise ends: {percent(totals['agreement'])}."
+            if told["agreement"] is None
+            else f"; median agreement on where noise ends: {percent(number(told['agreement']))}."
         )
-    if apart:
-        name, k = next(iter(apart.items()))
+    elif told["judged"]:
+        text = "There is no matrix for which all estimators have an edge."
+    for name, k in told["refused"].items():
+        text += f" {LONG.get(name, name)} has none for {'any' if k == told['judged'] else f'{k:,}'} of them."
+    if told["apart"]:
+        name, k = next(iter(told["apart"].items()))
         text += f" {LONG.get(name, name)} most often stands apart, in {plural(k, 'matrix', 'matrices')}."
     return text

@@ -7,8 +7,11 @@ const Glance = (() => {
   // Linear up to the edge, logarithmic above: the same map as `height` in view.py, and its inverse.
   const height = (ratio) => (ratio <= 1 ? ratio : 1 + Math.log(ratio));
   const ratio = (y) => (y <= 1 ? y : Math.exp(y - 1));
-  const cellsOf = (layer) => (layer.views.length ? layer.views[0].map : []);
-  const share = (layer, k) => k / (layer.values || 1);
+  // A cut is shown in its own basis, since positions and edges of another one are not those that it goes by.
+  let basis = null;
+  const viewOf = (layer) => layer.views.find((v) => v.basis === basis) || layer.views[0] || null;
+  const cellsOf = (layer) => (layer.views.length ? viewOf(layer).map : []);
+  const share = (layer, k) => k / (viewOf(layer).values || 1);
 
   function ordered(layers, order) {
     if (order !== "role") return layers.map((x) => ({ layer: x, group: x.block }));
@@ -63,7 +66,7 @@ const Glance = (() => {
     }
     const head = list.map(({ layer: x }) => {
       const told = x.views.length
-        ? `${figure(x.spikes)} spikes of ${figure(x.values, 6)}`
+        ? `${figure(viewOf(x).spikes)} spikes of ${figure(viewOf(x).values, 6)}`
         : safe(x.note || "no verdict");
       return `<b>${safe(x.short)}</b><br>${told}`;
     });
@@ -106,13 +109,34 @@ const Glance = (() => {
     const x = [],
       y = [];
     list.forEach(({ layer }, i) => {
-      const v = layer.views[0];
+      const v = viewOf(layer);
       if (!v || !v.kept || !v.edge) return;
       const at = Math.min(height(v.kept.threshold / v.edge), top);
       x.push(i - wide / 2, i + wide / 2, null);
       y.push(at, at, null);
     });
     return x.length ? [{ type: "scatter", mode: "lines", x, y, line: stroke("law", 2), hoverinfo: "skip" }] : [];
+  }
+
+  // What a plan keeps by name below its line: hollow diamonds, as in the chart of a layer.
+  function named(list) {
+    const x = [],
+      y = [],
+      words = [];
+    list.forEach(({ layer }, i) => {
+      const v = viewOf(layer);
+      if (!v || !v.kept || !v.edge) return;
+      for (const [rank, s] of v.kept.named.filter((one) => one[0] > v.kept.top)) {
+        x.push(i);
+        y.push(height(s / v.edge));
+        words.push(`<b>${safe(layer.short)}</b><br>value ${figure(rank, 6)}: named in the plan, kept`);
+      }
+    });
+    if (!x.length) return [];
+    const marker = { symbol: "diamond-open", size: 7, color: css("e3"), line: { width: 1.5 } };
+    return [
+      { type: "scatter", mode: "markers", name: "named", x, y, customdata: words, marker, hovertemplate: "%{customdata}<extra></extra>" },
+    ];
   }
 
   // The strip below: shares of the directions, or of the entries where the plan sets zeros.
@@ -134,12 +158,12 @@ const Glance = (() => {
     // A matrix that the plan leaves alone keeps all: its spikes, and the rest as bulk.
     const kept = (x) =>
       (x.plan && x.plan.directions) || {
-        spikes_kept: x.spikes || 0,
+        spikes_kept: viewOf(x).spikes || 0,
         spikes_cut: 0,
-        bulk_kept: x.values - (x.spikes || 0),
+        bulk_kept: viewOf(x).values - (viewOf(x).spikes || 0),
         bulk_cut: 0,
       };
-    const of = (key) => (x) => (x.views.length ? kept(x)[key] / x.values : 0);
+    const of = (key) => (x) => (x.views.length ? kept(x)[key] / viewOf(x).values : 0);
     const [spikes, bulk] = plan ? ["spikes kept", "bulk kept"] : ["spikes", "bulk"];
     return [
       part(spikes, "spike", of("spikes_kept")),
@@ -150,6 +174,8 @@ const Glance = (() => {
   }
 
   function draw(el, data, order, open) {
+    const cuts = data.layers.filter((x) => x.plan && viewOf(x) && viewOf(x).kept);
+    basis = cuts.length ? cuts[0].plan.basis : null;
     const list = ordered(data.layers, order),
       cells = data.map.cells;
     const gap = list.length <= 60 ? 3 : list.length <= 130 ? 1 : 0;
@@ -158,6 +184,7 @@ const Glance = (() => {
     const heat = map(list, cells, gap),
       top = heat.z.length / cells;
     const cut = cutLine(list, top, wide),
+      others = named(list),
       zeros = Boolean(data.plan && data.plan.goal === "zeros");
     const t = ticks(list, order === "role", each);
     const marks = [0, 0.5, 1, 2, 5, 10, 20, 50].filter((r) => height(r) <= top - 0.05);
@@ -193,10 +220,11 @@ const Glance = (() => {
     );
     el.order = list.map(({ layer }) => layer.index);
     el.fixed = layout.shapes;
-    return Plotly.react(el, [heat, ...cut, ...strip(list, data.plan, wide)], layout, Theme.config).then(() => {
+    return Plotly.react(el, [heat, ...cut, ...others, ...strip(list, data.plan, wide)], layout, Theme.config).then(() => {
       el.removeAllListeners("plotly_click");
       el.on("plotly_click", (e) => open(el.order[Math.round(e.points[0].x)]));
-      return { cut: cut.length > 0, zeros };
+      const elsewhere = data.layers.some((x) => x.plan && x.plan.elsewhere);
+      return { cut: cut.length > 0, zeros, named: others.length > 0, elsewhere };
     });
   }
 

@@ -68,8 +68,9 @@
       const item = (color, text) => h("span", {}, h("i", { style: `background:var(--${color})` }), text);
       const rule = (style, text) => h("span", {}, h("i", { class: "rule", style }), text);
       const items = seen.zeros ? LEGENDS.zeros : data.plan ? LEGENDS.ranks : LEGENDS.none;
-      const legend = [rule("border-top-style:dotted", "noise edge")];
-      if (seen.cut) legend.push(rule("", "the plan keeps what lies above"));
+      const where = seen.elsewhere ? "noise edge, of the matrices as they are (not evened out)" : "noise edge";
+      const legend = [rule("border-top-style:dotted", where)];
+      if (seen.cut) legend.push(rule("", `the plan keeps what lies above${seen.named ? ", and the marked ones" : ""}`));
       for (let i = items.length - 2; i >= 0; i -= 2) legend.unshift(item(items[i], items[i + 1]));
       $("glance-legend").replaceChildren(...legend);
       if (isOpen()) Glance.mark($("glance"), state.layer);

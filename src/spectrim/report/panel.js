@@ -73,6 +73,10 @@ const Panel = (() => {
       facts.push(`measured ${figure(layer.change.relative_error)}`);
     }
     if (facts.length) box.append(h("div", { class: "keys-in" }, ...facts.map((text) => h("span", {}, text))));
+    if (p.elsewhere) {
+      const both = `The verdict speaks of the matrix with its rows and columns evened out; this cut is made in the ${p.basis} basis, and the spikes that it counts are those found there.`;
+      box.append(h("p", { class: "why elsewhere" }, both));
+    }
     if (p.reason) box.append(h("p", { class: "why" }, h("b", {}, "Why: "), p.reason));
     return [box];
   }
@@ -115,10 +119,11 @@ const Panel = (() => {
       : layer.plan && view.kept
         ? ` The plan cuts in the ${layer.plan.basis} basis.`
         : "";
-    const odd =
-      view.structured && view.structured.length
-        ? " Hollow diamonds are directions of the bulk whose vectors are not random; a plan keeps them first."
-        : "";
+    const shown = Spectra.cutOf(layer, view),
+      what = [];
+    if (view.structured && view.structured.length) what.push("directions of the bulk whose vectors are not random");
+    if (shown && shown.named.length) what.push("directions that the plan names and keeps");
+    const odd = what.length ? ` Hollow diamonds are ${what.join(", and ")}.` : "";
     return `${law}; ${marks}${cut}${odd}`;
   }
 

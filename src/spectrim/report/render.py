@@ -61,8 +61,20 @@ def write_html(path: str | os.PathLike[str], **parts: Any) -> Path:
     path = Path(path)
     summary = parts["summary"] if "summary" in parts else summarise(**parts)
     page = render(summary).encode()
-    # The temporary file stands in the same folder: a rename is atomic only within one file system.
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        _write_whole(path, page)
+    except OSError as error:  # the error may name a file that nobody has asked for
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    return path
+
+
+def _write_whole(path: Path, page: bytes) -> None:
+    if path.exists() and not path.is_file():  # a device, a pipe: it is written to, and stays what it is
+        path.write_bytes(page)
+        return
+    # The temporary file stands in the folder of what a link leads to: a rename is atomic only within one file system.
+    path = path.resolve()
+    handle, name = tempfile.mkstemp(prefix=".spectrim.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(page)
@@ -76,7 +88,6 @@ def write_html(path: str | os.PathLike[str], **parts: Any) -> Path:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    return path
 
 
 def as_json(value: Any) -> Markup:

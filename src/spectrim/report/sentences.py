@@ -100,9 +100,11 @@ def _plan_sentence(p: dict[str, Any]) -> str:
         return f"The plan sets {percent(p['zero_share'])} of their entries to zero{of}."
     kept, model = percent(p["params"]["share"]), percent(p["model_params"]["share"])
     text = f"The plan keeps {kept} of their parameters, {model} of the whole model’s"
-    if p["spikes_cut"] is None:
-        return text + "."
-    return text + (f", and cuts {plural(p['spikes_cut'], 'spike')}." if p["spikes_cut"] else ", and cuts no spike.")
+    if p["spikes_cut"] is not None:
+        text += f", and cuts {plural(p['spikes_cut'], 'spike')}" if p["spikes_cut"] else ", and cuts no spike"
+    if p["elsewhere"]:
+        return f"{text}. It cuts the matrices as they are; the verdicts speak of them with rows and columns evened out."
+    return text + "."
 
 
 def _card(label: str, value: str, detail: str, tone: str = "") -> dict[str, str]:

@@ -9,6 +9,8 @@ const Spectra = (() => {
   // A cut is drawn only in the basis in which the plan makes it.
   const cutOf = (layer, view) =>
     layer.plan && view.kept && (layer.views.length === 1 || layer.plan.basis === view.basis) ? view.kept : null;
+  // Whether a cut keeps the value at a position, 0 the largest: those at the top, and some that the plan names.
+  const keeps = (cut, i) => i < cut.top || cut.others.includes(i);
   // Spikes far out would squeeze the bulk into a corner: then the chart starts near the edge.
   const isFar = (view) => view.edge && view.largest > 2.6 * view.edge;
 
@@ -19,7 +21,7 @@ const Spectra = (() => {
       size: 7,
       color: css("spike"),
       opacity: many ? 0.75 : 1,
-      symbol: view.spike_values.map((_, i) => (cut && i >= cut.top ? "circle-open" : "circle")),
+      symbol: view.spike_values.map((_, i) => (cut && !keeps(cut, i) ? "circle-open" : "circle")),
       line: { width: 1, color: css(many ? "spike" : "card") },
     };
   }
@@ -45,7 +47,7 @@ const Spectra = (() => {
     if (cut) markCut(layout, cut, view.values, range);
     const marks = Edges.mark(layout, lanes, range, 0.12);
     if (view.edge !== null) markEdge(layout, view, range, !lanes.length);
-    const small = structured(view, (list) => ({ x: list.map((v) => v[1]), y: list.map(() => 0.5), yaxis: "y2" }));
+    const small = structured(view, cut, (list) => ({ x: list.map((v) => v[1]), y: list.map(() => 0.5), yaxis: "y2" }));
     return Plotly.react(el, [bars(view, cut), ...law(view), ...rug(view, cut), ...small, ...marks], layout, Theme.config);
   }
 
@@ -79,8 +81,8 @@ const Spectra = (() => {
   function rug(view, cut) {
     const total = view.values,
       k = view.spike_values.length;
-    const ticks = view.bulk_values.map((s) => css(cut && s < cut.threshold ? "bulk-cut" : "bulk"));
-    const fate = (i) => (cut ? (i < cut.top ? ", kept" : ", cut") : "");
+    const ticks = view.bulk_index.map((i) => css(cut && !keeps(cut, i) ? "bulk-cut" : "bulk"));
+    const fate = (i) => (cut ? (keeps(cut, i) ? ", kept" : ", cut") : "");
     const words = (s, i) => `spike ${i + 1} of ${k}: ${figure(s, 4)}, ${figure(s / view.edge)} × edge${fate(i)}`;
     return [
       {
@@ -108,16 +110,22 @@ const Spectra = (() => {
     ];
   }
 
-  // Directions of the bulk whose vectors are not random: hollow diamonds over the ticks, or over the dots.
-  function structured(view, place) {
-    if (!view.structured || !view.structured.length) return [];
+  // Hollow diamonds over the ticks, or over the dots: directions of the bulk whose vectors are not random, and those
+  // that a plan keeps by name, whether or not this survey looked at vectors.
+  function structured(view, cut, place) {
+    const odd = new Set((view.structured || []).map((v) => v[0]));
+    const named = cut ? cut.named.filter((v) => !odd.has(v[0])) : [];
+    const list = (view.structured || []).concat(named).sort((a, b) => a[0] - b[0]);
+    if (!list.length) return [];
+    const why = (rank) => (odd.has(rank) ? "its vectors are not random" : "named in the plan");
+    const fate = (rank) => (cut ? (keeps(cut, rank - 1) ? ", kept" : ", cut") : "");
     return [
       {
         type: "scatter",
         mode: "markers",
         name: "structured",
-        ...place(view.structured),
-        customdata: view.structured.map(([rank, s]) => `value ${rank}, ${figure(s, 4)}: its vectors are not random`),
+        ...place(list),
+        customdata: list.map(([rank, s]) => `value ${rank}, ${figure(s, 4)}: ${why(rank)}${fate(rank)}`),
         marker: { symbol: "diamond-open", size: 9, color: css("e3"), line: { width: 1.5 } },
         hovertemplate: "%{customdata}<extra></extra>",
       },
@@ -172,7 +180,7 @@ const Spectra = (() => {
         name: "bulk",
         x: rank,
         y: positive(view.bulk_values),
-        marker: { size: total > 150 ? 4 : 6, color: rank.map((r) => css(cut && r > cut.top ? "bulk-cut" : "bulk")) },
+        marker: { size: total > 150 ? 4 : 6, color: rank.map((r) => css(cut && !keeps(cut, r - 1) ? "bulk-cut" : "bulk")) },
         hovertemplate: `value %{x} of ${total}: %{y:.4~g}<extra></extra>`,
       },
       {
@@ -190,7 +198,7 @@ const Spectra = (() => {
         hovertemplate = "noise law: %{y:.4~g}<extra></extra>";
       traces.unshift({ type: "scatter", mode: "lines", name: "law", x: rank, y, line: line(), hovertemplate });
     }
-    traces.push(...structured(view, (list) => ({ x: list.map((v) => v[0]), y: list.map((v) => v[1]) })));
+    traces.push(...structured(view, cut, (list) => ({ x: list.map((v) => v[0]), y: list.map((v) => v[1]) })));
     const shown = view.spike_values.concat(view.bulk_values).filter((s) => s > 0);
     const high = Math.max(view.largest, view.edge || 0);
     // A few values at zero up to rounding would stretch the axis over decades that hold nothing.

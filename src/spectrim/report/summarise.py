@@ -18,6 +18,7 @@ from spectrim.report.view import CELLS, view
 
 SCHEMA = "spectrim.report/1"
 
+CUTS = ("split", "dense")  # the actions that cut ranks, and so belong to a basis
 ENTRY = ("params_before", "params_after", "bytes_before", "bytes_after", "macs_before", "macs_after", "damage")
 
 
@@ -97,10 +98,7 @@ def summarise(
     }
     out["sentence"] = sentences.headline(out)
     if comparison is not None:
-        counts = comparison.totals
-        # A sum over fewer matrices would be read as one over all of them.
-        spikes = {name: k for name, k in counts["spikes"].items() if name not in counts["refused"]}
-        out["compared"] = compared.sentence(out["totals"], spikes, counts["apart"])
+        out["compared"] = compared.sentence(comparison.totals)
     else:
         out["compared"] = ""
     out["cards"] = sentences.cards(out)
@@ -108,13 +106,13 @@ def summarise(
 
 
 def _layer(index: int, r: Any, entry: Any, change: Any) -> dict[str, Any]:
-    rank = entry.rank if entry is not None and entry.action in ("split", "dense") else None
-    also = getattr(entry, "also", ()) if rank is not None else ()
+    cut = entry is not None and entry.action in CUTS
+    kept, also = (entry.kept, entry.also) if cut else (None, ())
     views = []
     plain = (getattr(r, "plain_spectrum", None), r.plain, getattr(r, "plain_structured", None))
     for spectrum, fit, odd in ((r.spectrum, r.fit, getattr(r, "structured", None)), plain):
         if spectrum is not None and len(spectrum.s):
-            shown = view(spectrum, fit, rank, also)
+            shown = view(spectrum, fit, kept, also)
             shown["structured"] = None if odd is None else [[int(i) + 1, number(float(spectrum.s[i]))] for i in odd]
             # Without equalisation both verdicts are the same spectrum; one view is enough.
             if shown["basis"] not in [v["basis"] for v in views]:
@@ -169,6 +167,8 @@ def _entry(e: Any, views: list[dict[str, Any]]) -> dict[str, Any]:
     out["zero_share"] = number(out["zeros"] / numbers) if out["zeros"] is not None and numbers else None
     basis = next((v for v in views if v["basis"] == e.basis), views[0] if views else None)
     out["directions"] = basis["kept"] if basis else None
+    # The verdict is that of the first view.
+    out["elsewhere"] = bool(e.action in CUTS and views and views[0]["basis"] != e.basis)
     out["text"] = sentences.action(out, int(e.rows), int(e.cols))
     return out
 
@@ -227,6 +227,7 @@ def _plan(plan: Any, layers: list[dict[str, Any]]) -> dict[str, Any]:
         "zero_share": number(zeros / plan.params_before) if goal == "zeros" and plan.params_before else None,
         "actions": dict(Counter(e["action"] for e in entries)),
         "spikes_cut": sum(cut) if cut else None,
+        "elsewhere": any(e["elsewhere"] for e in entries),
         "notes": [str(n) for n in plan.notes or ()],
     }
 

@@ -19,7 +19,7 @@ CELLS = 24  # cells of the map of the whole model between 0 and the edge
 TOP = 120  # cells at most in one column of that map
 
 
-def view(spectrum: Any, fit: Any, rank: int | None = None, also: Sequence[int] = ()) -> dict[str, Any]:
+def view(spectrum: Any, fit: Any, kept: Sequence[int] | None = None, also: Sequence[int] = ()) -> dict[str, Any]:
     """Returns the chart data and the figures of one spectrum with its verdict, ready for JSON.
 
     The law drawn is the one of what is left when the K spikes are gone: p - K values s**2 / (n - K) of ratio
@@ -28,8 +28,8 @@ def view(spectrum: Any, fit: Any, rank: int | None = None, also: Sequence[int] =
     Args:
         spectrum: a `Spectrum`.
         fit: its `NoiseFit`, or None: then there is neither an edge nor a law.
-        rank: how many values a plan keeps, or None where it cuts none; the largest, but for those of `also`.
-        also: positions of small values that are among those kept (0 is the largest of all).
+        kept: positions of the values that a plan keeps (0 is the largest of all), or None where it cuts none.
+        also: those among them that it names one by one.
 
     Example:
         >>> from types import SimpleNamespace as Record
@@ -49,7 +49,7 @@ def view(spectrum: Any, fit: Any, rank: int | None = None, also: Sequence[int] =
     energy = np.cumsum(s**2)
     total = float(energy[-1]) if s.size else 0.0
     hist = _histogram(s, edge)
-    kept = np.unique(np.linspace(k, s.size - 1, min(POINTS, s.size - k)).round().astype(int))
+    shown = np.unique(np.linspace(k, s.size - 1, min(POINTS, s.size - k)).round().astype(int))
     out = {
         "basis": "equalised" if getattr(spectrum, "equalised", False) else "plain",
         "rows": int(spectrum.rows),
@@ -67,10 +67,10 @@ def view(spectrum: Any, fit: Any, rank: int | None = None, also: Sequence[int] =
         "stable_rank": number(total / float(s[0]) ** 2) if total else None,
         "hist": hist,
         "spike_values": numbers(s[:k]),
-        "bulk_index": kept.tolist(),
-        "bulk_values": numbers(s[kept], 5),
+        "bulk_index": shown.tolist(),
+        "bulk_values": numbers(s[shown], 5),
         "law": None,
-        "kept": _kept(s, k, rank, also),
+        "kept": _kept(s, k, kept, also),
         "map": columns(s, edge),
     }
     m, left = n - k, p - k
@@ -81,7 +81,7 @@ def view(spectrum: Any, fit: Any, rank: int | None = None, also: Sequence[int] =
         # moved inwards by a hair because the density of s at 0 is a limit when the matrix is square.
         nodes = low + (high - low) * (0.5 - 0.5 * np.cos(np.linspace(1e-4, np.pi, CURVE)))
         per_bar = left * hist["width"] * law.pdf(nodes**2 / m) * 2 * nodes / m
-        levels = 1 - (kept - k + 0.5) / left
+        levels = 1 - (shown - k + 0.5) / left
         expected = np.sqrt(m * law.ppf(np.clip(levels, 0, 1)))
         out["law"] = {
             "s": numbers(nodes, 5),
@@ -156,20 +156,21 @@ def _histogram(s: NDArray[np.float64], edge: float | None) -> dict[str, Any]:
     }
 
 
-def _kept(s: NDArray[np.float64], k: int, rank: int | None, also: Sequence[int]) -> dict[str, Any] | None:
-    """What a cut to `rank` keeps of this spectrum, spikes and bulk apart; None without a cut."""
-    if rank is None or not s.size:
+def _kept(s: NDArray[np.float64], k: int, kept: Sequence[int] | None, also: Sequence[int]) -> dict[str, Any] | None:
+    """What a cut keeps of this spectrum, spikes and bulk apart; None without a cut. `top` are the largest values, kept
+    without a gap, `others` the positions kept below them, `named` the rank and value of those that the plan names."""
+    if kept is None or not s.size:
         return None
-    r = int(np.clip(rank, 0, s.size))
-    small = [i for i in also if i < s.size]
-    top = r - len(small)
-    threshold = s[0] * 1.02 if top <= 0 else s[-1] * 0.98 if top == s.size else 0.5 * (s[top - 1] + s[top])
-    kept = np.r_[np.arange(max(top, 0)), np.array(small, int)]
+    kept = np.array(sorted({i for i in kept if 0 <= i < s.size}), int)
+    top = int(np.count_nonzero(kept == np.arange(kept.size)))
+    threshold = s[0] * 1.02 if top == 0 else s[-1] * 0.98 if top == s.size else 0.5 * (s[top - 1] + s[top])
     spikes = int(np.count_nonzero(kept < k))
     total = float(np.sum(s**2))
     return {
-        "rank": r,
-        "top": max(top, 0),
+        "rank": kept.size,
+        "top": top,
+        "others": kept[top:].tolist(),
+        "named": [[int(i) + 1, number(float(s[i]))] for i in sorted(also) if 0 <= i < s.size],
         "threshold": number(threshold),
         "energy": number(float(np.sum(s[kept] ** 2)) / total if total else 0.0),
         "spikes_kept": spikes,
