@@ -14,11 +14,15 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
+import spectrim
+
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages that the numbers depend on."""
-    return {"python": platform.python_version()} | {
-        name: version(name) for name in ("numpy", "scipy", "torch", "spectrim")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("numpy", "scipy", "torch")},
+        "spectrim": spectrim.__version__,
     }
 
 

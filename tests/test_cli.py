@@ -502,12 +502,14 @@ def test_a_narrow_terminal_shows_verdicts_and_why_there_is_none(tmp_path, width,
     state = {f"{start}.query.weight": rand(48, 64), f"{start}.key.weight": torch.full((30, 40), math.nan)}
     save_file(state | {f"{start}.value.weight": rand(3, 5)}, tmp_path / "a.safetensors")
     seen = plainly(on_a_terminal(command, tmp_path / "a.safetensors", columns=width))
-    lines = seen[seen.index("matrix") - 20 :].splitlines()
-    assert max(map(len, lines[: next(i for i, line in enumerate(lines) if "judged" in line)])) <= width
-    words = " ".join(seen.split())
+    lines = seen[seen.rindex("matrix  ") :].splitlines()
+    lines = lines[: next(i for i, line in enumerate(lines) if "judged" in line)]
+    assert max(map(len, lines)) <= width
+    words = " ".join(" ".join(lines).split())
     assert "noise-like" in words and "verdict" in words and "note" in words
     assert "of 1200" in words and "finite" in words  # whole words of the reason
     assert "query" in words and "key" in words and "…" not in words.replace("0.…", "")
+    assert words.startswith("matrix") and "verdict" in lines[0] and "note" in lines[0]  # no heading is broken
 
 
 def test_figures_that_can_be_spared_go_before_the_rest():

@@ -106,6 +106,34 @@ def test_what_refuses_says_why(found):
     assert told.totals["refused"] == {"bold": 2}
 
 
+def test_sums_are_over_the_matrices_that_all_of_them_judged(found):
+    def choosy(spectrum):
+        if spectrum.p == 60:
+            raise ValueError("not this one")
+        return Median()(spectrum)
+
+    told = compare(found, {"bema": Bema(), "choosy": choosy, "bold": ScreeNot(1000)})
+    (row,) = [row for row in told.rows if "choosy" in row.fits]
+    t = told.totals
+    assert (t["judged"], t["compared"]) == (2, 1)
+    assert t["spikes"] == {"bema": row.fits["bema"].spikes, "choosy": row.fits["choosy"].spikes}
+    assert t["refused"] == {"choosy": 1, "bold": 2}  # one that judges nothing takes the others no matrix away
+    never = compare(found, {"choosy": choosy, "other": lambda s: Bema()(s) if s.p == 60 else ScreeNot(1000)(s)})
+    assert never.totals["compared"] == 0 and never.totals["spikes"] == {}
+
+
+@pytest.mark.parametrize("what", [torch.nn.Linear(20, 30), {"a": torch.ones(20, 30)}, "model.safetensors", None])
+def test_what_is_no_survey_is_refused_with_the_way_to_one(what):
+    with pytest.raises(TypeError, match=r"not from a \w+: compare\(survey\(model\)"):
+        compare(what)
+
+
+@pytest.mark.parametrize("panel", [["bema"], "bema", Bema(), {"bema": "bema"}])
+def test_a_panel_that_is_no_mapping_is_refused(found, panel):
+    with pytest.raises(TypeError, match="a mapping of names to estimators"):
+        compare(found, panel)
+
+
 def test_the_file_holds_the_survey_and_more(found, told, tmp_path):
     known, written = found.to_dict(), told.to_dict()
     assert written["schema"] == SCHEMA == "spectrim.edges/1"
@@ -129,7 +157,7 @@ def test_the_file_holds_the_survey_and_more(found, told, tmp_path):
 
 def test_totals_count_what_the_rows_say(told):
     t = told.totals
-    assert (t["matrices"], t["judged"]) == (3, 2) and sum(t["kinds"].values()) == 2
+    assert (t["matrices"], t["judged"], t["compared"]) == (3, 2, 2) and sum(t["kinds"].values()) == 2
     for name in PANEL:
         assert t["spikes"][name] == sum(row.fits[name].spikes for row in told.rows if row.fits)
     assert sentence(told).startswith("2 of 3 matrices judged")

@@ -1,6 +1,8 @@
 """What the page says, held against known spectra; the browser is asked in test_report_browser.py."""
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
@@ -283,18 +285,39 @@ def test_rendering_takes_a_summary_read_back_from_json():
 def test_writing_is_whole_or_nothing(tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("before")
-    monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError(28, "no space left")))
-    with pytest.raises(OSError, match="no space"):
+    full = OSError(28, "no space left", "/hidden/.name.part")
+    monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match="no space") as caught:
         write_html(path, survey=survey_of(reading()))
+    assert caught.value.filename == str(path) and "part" not in str(caught.value)
     assert path.read_text() == "before" and [p.name for p in tmp_path.iterdir()] == ["report.html"]
     monkeypatch.undo()
     assert write_html(path, survey=survey_of(reading())) == path
     assert path.read_text().startswith("<!doctype html>") and path.stat().st_mode & 0o444 == 0o444 & ~_umask()
 
 
-def _umask():
-    import os
+def test_a_link_is_followed_and_a_pipe_is_written_to(tmp_path):
+    (tmp_path / "far").mkdir()
+    link = tmp_path / "link.html"
+    for there in (False, True):  # one that leads to nothing yet, and one that leads to an older page
+        link.unlink(missing_ok=True)
+        link.symlink_to("far/page.html")
+        assert (tmp_path / "far/page.html").exists() == there
+        assert write_html(link, survey=survey_of(reading())) == link
+        assert link.is_symlink() and (tmp_path / "far/page.html").read_text().startswith("<!doctype html>")
+    assert [path.name for path in (tmp_path / "far").iterdir()] == ["page.html"]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        got = pool.submit(pipe.read_bytes)
+        write_html(pipe, survey=survey_of(reading()))
+        assert got.result(timeout=30).startswith(b"<!doctype html>") and pipe.is_fifo()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_html(tmp_path, survey=survey_of(reading()))
+    assert caught.value.filename == str(tmp_path)
 
+
+def _umask():
     umask = os.umask(0)
     os.umask(umask)
     return umask
@@ -438,14 +461,14 @@ def test_no_reason_or_estimator_can_break_out_of_the_page():
 
 
 def test_low_and_structured_directions_are_told_where_vectors_were_looked_at():
-    r = reading(structured=(5, 30), plain_structured=())
+    r = reading(structured=(5, 30))
     layer = summarise(survey_of(r))["layers"][0]
     even, plain = layer["views"]
     assert even["structured"] == [
         [6, pytest.approx(r.spectrum.s[5], rel=1e-5)],
         [31, pytest.approx(r.spectrum.s[30], rel=1e-5)],
     ]
-    assert plain["structured"] == [] and layer["low"] == r.low
+    assert plain["structured"] is None and layer["low"] == r.low  # of the plain basis nothing is known
     layer = summarise(survey_of(reading()))["layers"][0]
     assert layer["low"] is None and layer["views"][0]["structured"] is None
 
@@ -459,3 +482,55 @@ def test_small_values_that_a_plan_keeps_are_counted_among_the_bulk():
     assert (kept["spikes_cut"], kept["bulk_cut"]) == (0, 34)
     assert kept["energy"] == pytest.approx(np.sum(s[[0, 1, 2, 3, 20, 39]] ** 2) / np.sum(s**2), rel=1e-5)
     assert s[4] < kept["threshold"] < s[3]
+    assert kept["others"] == [20, 39]
+    assert kept["named"] == [[21, pytest.approx(s[20], rel=1e-5)], [40, pytest.approx(s[39], rel=1e-5)]]
+
+
+@pytest.mark.parametrize(
+    ("rank", "also", "top", "others", "spikes"),
+    [(6, (1, 2, 20), 5, [20], 3), (3, (0, 1, 2), 3, [], 3), (3, (2, 7), 1, [2, 7], 2), (2, (38, 39), 0, [38, 39], 0)],
+)
+def test_named_values_may_lie_anywhere(rank, also, top, others, spikes):
+    """Those named, and then the largest others: position for position, against a literal count."""
+    found = survey_of(reading(spikes=3))
+    plan = plan_of(found, {"params": 0.5}, m0={"action": "split", "rank": rank, "also": also, "reason": "because"})
+    kept = summarise(found, plan)["layers"][0]["views"][0]["kept"]
+    assert (kept["rank"], kept["top"], kept["others"], kept["spikes_kept"]) == (rank, top, others, spikes)
+    assert kept["spikes_cut"] == 3 - spikes and kept["bulk_kept"] == rank - spikes
+    assert [i - 1 for i, _ in kept["named"]] == list(also)
+    s = found.readings[0].spectrum.s
+    inside = np.array([*range(top), *others])
+    assert kept["energy"] == pytest.approx(np.sum(s[inside] ** 2) / np.sum(s**2), rel=1e-5)
+    assert np.count_nonzero(s > kept["threshold"]) == top
+
+
+def test_a_plan_of_another_basis_than_the_verdicts_says_so():
+    found = survey_of(reading(), reading("block.1.fc", 30, 50, 5, 1))
+    split = {"action": "split", "rank": 6, "reason": "because"}
+    for basis in ("plain", "equalised"):
+        plan = plan_of(found, {"params": 0.5}, m0=split | {"basis": basis}, m1={"basis": "plain"})
+        summary = summarise(found, plan)
+        assert [x["plan"]["elsewhere"] for x in summary["layers"]] == [basis == "plain", False]
+        told = "the verdicts speak of them with rows and columns evened out" in summary["sentence"]
+        assert told == (basis == "plain")
+    plan = plan_of(found, {"zeros": 0.5}, m0={"action": "zeros", "zeros": 9, "basis": "plain"})
+    assert "evened" not in summarise(found, plan)["sentence"]  # an entry is zero in every basis
+
+
+def test_the_sentence_counts_over_the_matrices_that_all_estimators_judged():
+    told = compared(reading(spikes=3), reading("block.1.fc", 30, 50, 5, 1))
+    first, second = told.rows
+    fits = {name: fit for name, fit in first.fits.items() if name != "screenot"}
+    uneven = Comparison(
+        told.survey, (Row(first.reading, first.verdict, fits, {"screenot": "no", "median": "no"}), second), 0.1
+    )
+    text = summarise(uneven.survey, comparison=uneven)["compared"]
+    assert "Over the 1 of 2 judged matrices" in text and "runs from 1 (ScreeNOT) to 5 (Bema)" in text
+    assert "ScreeNOT has none for 1 of them." in text and "Median has none for any of them." in text
+    text = summarise(told.survey, comparison=told)["compared"]
+    assert text.startswith("By estimator their number runs from 2 (ScreeNOT)")
+    assert "Median has none for any of them." in text
+    rows = (Row(first.reading, first.verdict, {"bema": first.fits["bema"]}, {"screenot": "no"}),
+            Row(second.reading, second.verdict, {"screenot": second.fits["screenot"]}, {"bema": "no"}))  # fmt: skip
+    nothing = Comparison(told.survey, rows, 0.1)
+    assert "no matrix for which all" in summarise(nothing.survey, comparison=nothing)["compared"]

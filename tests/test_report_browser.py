@@ -264,6 +264,64 @@ def test_the_checks_above_can_fail(browser, path, tmp_path):
     opened.context.close()
 
 
+def named(survey, basis):
+    """A plan that keeps two values by name in the first layer and cuts spikes in the second."""
+    import spectrim
+
+    plan = spectrim.plan(survey, params=0.5, basis=basis)
+    given = {0: {"rank": 8, "also": (30, 50)}, 1: {"rank": 4, "also": (1, 6)}}
+    entries = [e.model_copy(update=given.get(i, {})) for i, e in enumerate(plan.entries)]
+    assert [e.action for e in entries[:2]] == ["split", "split"]
+    return plan.model_copy(update={"entries": tuple(entries)})
+
+
+@pytest.mark.parametrize("basis", ["plain", "equalised"])
+def test_values_that_a_plan_keeps_by_name_are_marked(browser, survey, tmp_path, basis):
+    """The survey has looked at no vectors: it is the plan that names them."""
+    opened = Opened(browser, write_html(tmp_path / "named.html", survey=survey, plan=named(survey, basis)))
+    page = opened.page
+    assert "the plan keeps what lies above, and the marked ones" in page.inner_text("#glance-legend")
+    assert ("as they are" in page.inner_text("#glance-legend")) == (basis == "plain")
+    r = survey.readings[0]
+    s, edge = (r.spectrum.s, r.fit.edge) if basis == "equalised" else (r.plain_spectrum.s, r.plain.edge)
+    diamonds = page.evaluate(
+        "(({ x, y }) => ({ x, y }))(document.getElementById('glance').data.find((t) => t.name === 'named'))"
+    )
+    assert diamonds["x"] == [0, 0, 1]  # what is named among the largest lies above the line
+    assert diamonds["y"][:2] == pytest.approx(s[[30, 50]] / edge, rel=1e-5)
+    assert_drawn(page, "#glance .scatterlayer .point")
+    page.click('#table tr[data-index="0"]')
+    opened.panel(0)
+    told = "rows and columns evened out" in page.inner_text("#p-plan")
+    assert told == (basis == "plain") == ("evened out" in page.inner_text(".answer"))
+    if basis == "plain":
+        assert trace(page, "structured") is None  # the chart is that of the verdict's basis, where no position counts
+        page.click('#p-views [data-key="plain"]')
+        opened.panel(0, "plain")
+    assert trace(page, "structured")["x"] == pytest.approx(s[[30, 50]], rel=1e-5)
+    assert "Hollow diamonds are directions that the plan names and keeps." in page.inner_text("#p-caption")
+    page.click("#tab-scree")
+    opened.panel(0, basis, "scree")
+    page.click('#p-range [data-key="false"]')
+    page.wait_for_function("document.getElementById('p-chart').layout.xaxis.range[1] > 60")
+    assert trace(page, "structured")["x"] == [31, 51] and trace(page, "structured")["drawn"]
+    # Of the spikes those that are kept are full: the largest two (one of them named anyway) and so on.
+    page.click('#table tr[data-index="1"]')
+    opened.panel(1, basis, "scree")
+    symbols = page.evaluate(
+        "document.getElementById('p-chart').data.find((t) => t.name === 'spikes').marker.symbol.slice(0, 7)"
+    )
+    full = [i for i, symbol in enumerate(symbols) if symbol == "circle"]
+    assert full == [0, 1, 2, 6]
+    opened.assert_quiet()
+    opened.context.close()
+
+
+def test_a_plan_without_names_has_no_marks(opened):
+    assert "lies above" in opened.page.inner_text("#glance-legend")
+    assert "marked" not in opened.page.inner_text("#glance-legend")
+
+
 # Several estimators on one page.
 
 

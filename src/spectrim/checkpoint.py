@@ -330,15 +330,18 @@ def write_whole(path: str | os.PathLike, text: str) -> None:
     A link is followed, and what is no file (a device, a pipe) is written to as it is: nothing of that takes the place
     of what was there.
     """
-    path = Path(path).resolve()
-    if path.exists() and not path.is_file():
+    path = Path(path)
+    if path.exists() and not path.is_file():  # before links are followed: that of a pipe leads nowhere by name
         with open(path, "w", encoding="utf8") as handle:
             handle.write(text)
         return
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    whole = path.resolve()
+    part = whole.with_name(f".{whole.name}.{secrets.token_hex(4)}.part")
     try:
         part.write_text(text, encoding="utf8")
-        part.replace(path)
+        part.replace(whole)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None  # not the name of the part
     finally:
         part.unlink(missing_ok=True)
 

@@ -67,8 +67,8 @@ def _leave() -> Never:
 
 def _fail(error: Exception, status: int) -> Never:
     text = str(error) or type(error).__name__
-    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError) and error.filename:
-        text = f"{error.strerror}: {error.filename}"
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     lines = "\n".join(map(printable, text.split("\n")))
     err.print(f"[bold red]error[/]: {escape(lines)}", soft_wrap=True)
     raise typer.Exit(status)

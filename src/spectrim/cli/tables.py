@@ -14,7 +14,8 @@ from .console import out, printable
 
 MISSING = "–"  # on a terminal; a pipe gets an empty field, which other programs read as no figure
 SHORTEST = 24  # characters of a name that are worth more than a column that can be spared
-LEAST = 12  # characters of a name without which no row can be told from another
+TOLD = 16  # characters of a name that tell most rows apart: for them the last columns go
+LEAST = 12  # characters of a name at least
 PROSE = 18  # characters at least of a column that may wrap
 # Two short lines take less width than one long one.
 BROKEN = {
@@ -76,7 +77,7 @@ def fitted(
         return width - sum(wrapped) - 3 * (len(columns) + 1) + 2
 
     longest = max(map(len, names), default=0)
-    for enough, headings in ((SHORTEST, spare), (LEAST, last)):
+    for enough, headings in ((SHORTEST, spare), (TOLD, last)):
         for heading in headings:
             if room() < min(longest, enough):
                 columns = [head for head in columns if head[0] != heading]

@@ -99,7 +99,7 @@ const Panel = (() => {
       line("Largest value", (v) => figure(v.largest, 4) + edges(v)),
       line("Stable rank", (v) => figure(v.stable_rank)),
       ...(layer.low === null ? [] : [line("Below the lower edge", (v) => (v === layer.views[0] ? count(layer.low) : "–"))]),
-      ...(view.structured === null ? [] : [line("Structured, in the bulk", (v) => v.structured && count(v.structured.length))]),
+      ...(view.structured === null ? [] : [line("Structured, in the bulk", (v) => v.structured ? count(v.structured.length) : "–")]),
       line("Measured shape", (v) => `${v.rows} × ${v.cols}`),
     ];
     return [h("table", {}, h("thead", {}, h("tr", {}, h("td", {}), ...heads)), h("tbody", {}, ...lines))];

@@ -138,7 +138,7 @@ const Spectra = (() => {
     layout.shapes.push(band(range[0], Math.min(at, range[1]), css("cut")), upright(at, stroke("law", 1.5)));
     if (at >= range[1]) return;
     const [text, side] =
-      share > 0.2 ? [`← ${figure(total - cut.rank, 6)} cut`, "right"] : [`${figure(cut.rank, 6)} kept →`, "left"];
+      share > 0.2 ? [`← ${figure(total - cut.rank, 6)} cut`, "right"] : [`${figure(cut.top, 6)} ${cut.others.length ? "largest " : ""}kept →`, "left"];
     layout.annotations.push(note(at, 0.925, text, side, "ink", { bgcolor: css("card"), borderpad: 1 }));
   }
 

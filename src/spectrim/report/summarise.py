@@ -109,7 +109,7 @@ def _layer(index: int, r: Any, entry: Any, change: Any) -> dict[str, Any]:
     cut = entry is not None and entry.action in CUTS
     kept, also = (entry.kept, entry.also) if cut else (None, ())
     views = []
-    plain = (getattr(r, "plain_spectrum", None), r.plain, getattr(r, "plain_structured", None))
+    plain = (getattr(r, "plain_spectrum", None), r.plain, None)
     for spectrum, fit, odd in ((r.spectrum, r.fit, getattr(r, "structured", None)), plain):
         if spectrum is not None and len(spectrum.s):
             shown = view(spectrum, fit, kept, also)
