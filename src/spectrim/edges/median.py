@@ -15,10 +15,10 @@ from spectrim.spectrum import NoiseFit, Spectrum, check_measurable
 class Median:
     """The edge of the noise whose median eigenvalue is the one seen.
 
-        sigma**2 = median(s**2 / n) / median of MarchenkoPastur(gamma)
+        sigma**2 = median(s**2 / n) / median of what unit noise is expected to show (`Spectrum.noise_quantiles`)
         edge = sigma sqrt(n top_eigenvalue(p, n, beta))
 
-    False-spike rate on pure noise: beta to 1.5 beta (measured: .09 to .15 at beta = .1), for one order statistic gives
+    False-spike rate on pure noise: beta to 1.3 beta (measured: .07 to .125 at beta = .1), for one order statistic gives
     a sigma that wobbles more than the top of the noise. Signal moves the median up by its share of the values, and the
     edge with it: K spikes raise sigma**2 as if the median were the level 1/2 + K / 2p of the noise.
 
