@@ -106,7 +106,7 @@ def judge(
         >>> import numpy as np
         >>> loud = Spectrum(np.linspace(1, 9, 50) ** 3, 50, 80)
         >>> judge(loud, Bema()(loud), panel={}).kind
-        'no fit'
+        'heavy-tailed'
 
     References:
         A gate on the misfit: Shmalo, Jenkins and Krupchytskyi, arXiv 2303.08986, section 4.3; heavy tails: C. H. Martin
