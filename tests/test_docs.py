@@ -80,3 +80,14 @@ def test_the_coverages_of_the_intervals_page_are_those_of_the_benchmark():
     assert shown == [
         (f"{c['p']} x {c['n']}", c["draws"], f"{c['coverage']:.3f}", round(c["lean"], 2)) for c in record["cells"]
     ]
+
+
+def test_the_worth_of_small_directions_is_that_of_the_benchmark():
+    record = json.loads((ROOT / "benchmarks/results/small_directions.json").read_text())
+    page = (ROOT / "docs/ends.md").read_text()
+    for basis in ("equalised", "plain"):
+        for share in (0.9, 0.75, 0.5):
+            rows = [r for r in record["rows"] if (r["basis"], r["share"]) == (basis, share)]
+            none, small, structured = rows
+            told = f"| {basis} | {share:g} | {none['cosine']:.3f} | {small['cosine']:.3f} ({small['also']}) | "
+            assert told + f"{structured['cosine']:.3f} ({structured['also']}) |" in page
