@@ -237,9 +237,11 @@ const Edges = (() => {
         const why = x ? x.refused : "not asked";
         return h("tr", {}, name, h("td", { colspan: "4", class: "why" }, why));
       }
-      const span = x.edge_interval && h("small", {}, x.edge_interval.map((y) => figure(y, 4)).join(" to "));
+      const ends = x.edge_interval && x.edge_interval.map((y) => figure(y, 4)).join(" to ");
+      const words = { title: "where the law of the noise ends, 90 %" };
+      const span = ends && [h("small", words, "law ends"), h("small", words, ends)];
       const cells = [figure(x.edge, 4), count(x.spikes), figure(x.sigma), figure(x.misfit, 2)];
-      const told = cells.map((text, k) => h("td", { class: i ? "num" : "num on" }, text, k ? null : span));
+      const told = cells.map((text, k) => h("td", { class: i ? "num" : "num on" }, text, ...((k ? null : span) || [])));
       return h("tr", { title: x.method || "" }, name, ...told);
     });
     return [h("table", {}, h("thead", {}, h("tr", {}, ...heads)), h("tbody", {}, ...lines))];

@@ -87,7 +87,7 @@ const Panel = (() => {
     const heads = layer.views.map((v) => h("th", { scope: "col", class: on(v) }, v.basis));
     const line = (name, text) =>
       h("tr", {}, h("th", { scope: "row" }, name), ...layer.views.map((v) => h("td", { class: on(v) }, text(v))));
-    const span = (v) => (v.edge_interval ? ` (${v.edge_interval.map((x) => figure(x)).join(" to ")})` : "");
+    const span = (v) => (v.edge_interval ? ` (law ends ${v.edge_interval.map((x) => figure(x)).join(" to ")})` : "");
     const edges = (v) => (v.edge ? `, ${figure(v.largest / v.edge)} × edge` : "");
     const lines = [
       line("Spikes", (v) => `${count(v.spikes)} of ${count(v.values)}`),
