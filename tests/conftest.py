@@ -3,6 +3,18 @@
 import os
 import tempfile
 
+import pytest
+import torch
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_MODULES_CACHE", tempfile.mkdtemp(prefix="hf-modules-"))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Thousands of small decompositions: a second thread would only wait for the first, and for its neighbours."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

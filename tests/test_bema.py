@@ -4,7 +4,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import binom
 
 from spectrim.edges import Bema
@@ -15,13 +14,7 @@ from spectrim.planted import critical, noise, planted
 from spectrim.reading import read_equalised, read_spectrum
 from spectrim.spectrum import Spectrum
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def held(p, n, count, log_sd, draws):

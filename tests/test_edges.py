@@ -6,7 +6,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import binom
 
 from spectrim import edges
@@ -45,13 +44,7 @@ PARAMS = [pytest.param(m, id=name, marks=[pytest.mark.slow] if m.slow else []) f
 WAYS = ("plain", "equalised")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Thousands of small decompositions: a second thread would only wait for the first, and for its neighbours."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(params=PARAMS)

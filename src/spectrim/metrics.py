@@ -42,6 +42,24 @@ def misfit(spectrum: Spectrum, sigma: float, alpha: float = 0.2, spikes: int = 0
     return float(np.max(np.abs(law - levels[inside])) + 0.5 / m)
 
 
+def misfit_of_rest(spectrum: Spectrum, sigma: float, spikes: int) -> float | None:
+    """Returns the misfit of what `spikes` largest values leave, or None where fewer than three values are left.
+
+    Args:
+        spectrum: complete spectrum.
+        sigma: standard deviation of the noise, in the unit of W.
+        spikes: number of largest values that are no noise, a count.
+
+    Example:
+        >>> misfit_of_rest(Spectrum([4.0, 2.0, 1.0, 1.0], 4, 6), sigma=0.1, spikes=4) is None
+        True
+
+    References:
+        As `misfit`.
+    """
+    return misfit(spectrum, sigma, spikes=spikes) if spikes <= spectrum.p - 3 else None
+
+
 def bulk_share(spectrum: Spectrum, edge: float) -> float:
     """Returns the share of the p singular values that do not exceed the edge, in [0, 1].
 

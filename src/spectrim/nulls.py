@@ -8,7 +8,7 @@ import numpy as np
 
 from .edges import Edge
 from .linalg import Matrix, as_tensor, without_zero_lines
-from .metrics import misfit
+from .metrics import misfit_of_rest
 from .reading import equalize as even_out
 from .reading import read_spectrum
 from .spectrum import NoiseFit, Spectrum
@@ -71,6 +71,5 @@ def against(spectrum: Spectrum, null: Spectrum, edge: Edge) -> NoiseFit:
         raise ValueError(f"the null of {spectrum!r} must have its shape and treatment, got {null!r}")
     found = edge(null)
     spikes = int(np.count_nonzero(spectrum.s > found.edge))
-    fits = found.sigma is not None and spikes <= spectrum.p - 3
-    fit = misfit(spectrum, found.sigma, spikes=spikes) if fits else None
+    fit = None if found.sigma is None else misfit_of_rest(spectrum, found.sigma, spikes)
     return replace(found, misfit=fit, spikes=spikes, method=f"against(shuffled, {found.method})")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, m
 
 from .budgets import Candidate, allocate
 from .checkpoint import write_whole
-from .steps import magnitude_counts
+from .steps import kept_positions, magnitude_counts
 from .survey import Reading, Survey, inventory
 from .verdict import GATE, judge
 
@@ -98,8 +97,7 @@ class Entry(_Record):
         """The positions of the values that are kept, ascending; empty where no rank is cut."""
         if self.rank is None:
             return ()
-        others = (i for i in range(min(self.rows, self.cols)) if i not in set(self.also))
-        return tuple(sorted([*self.also, *islice(others, self.rank - len(self.also))]))
+        return kept_positions(min(self.rows, self.cols), self.rank, self.also)
 
     def derived(self) -> Entry:
         """Return the entry as it is, or, after an edit by hand, with what follows from its decision worked out anew."""
@@ -108,7 +106,8 @@ class Entry(_Record):
         if self.also and self.decided and not self.decided.endswith(f" {self.basis}"):
             raise ValueError(f"{self.name}: its `also` holds positions of the other basis: empty it, or plan anew")
         after = self.rank * (self.rows + self.cols) if self.action == "split" else self.params_before
-        cut = sum(i not in set(self.kept) for i in range(self.spikes or 0)) if self.rank else 0
+        spikes = self.spikes or 0
+        cut = spikes - sum(i < spikes for i in self.kept) if self.rank else 0
         update = {
             "params_after": after,
             "bytes_after": after * self.bytes_before // max(1, self.params_before),

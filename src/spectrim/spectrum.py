@@ -156,6 +156,22 @@ class Spectrum:
         values = 1 + gamma + 2 * sqrt(gamma) * np.cos(angle)
         return evened(values, p, n, self.spread) if self.equalised else values
 
+    def median_sigma(self) -> float:
+        """Returns the noise level at which the median eigenvalue is the one that pure noise is expected to show.
+
+            sigma**2 = median(s**2 / n) / median(noise_quantiles())
+
+        Example:
+            >>> even = Spectrum(np.sqrt(40 * Spectrum(np.ones(20), 20, 40).noise_quantiles()), 20, 40)
+            >>> round(even.median_sigma(), 12)
+            1.0
+
+        References:
+            M. Gavish and D. Donoho, IEEE Trans. Inform. Theory 60 (2014) 5040, section III-E, for eigenvalues.
+        """
+        # The same median of both: of the middle one or two of the p values.
+        return sqrt(float(np.median(self.eigenvalues)) / float(np.median(self.noise_quantiles())))
+
     def __repr__(self) -> str:
         top = f"{self.s[0]:.4g}" if self.s.size else "none"
         flags = ("" if self.complete else ", incomplete") + (", equalised" if self.equalised else "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -41,9 +42,20 @@ def truncate(W: Tensor, rank: int, scales: Equalised | None = None, also: Sequen
         C. Eckart and G. Young, Psychometrika 1 (1936) 211; the weighted form by substitution.
     """
     factors = svd(W if scales is None else scales.apply(W))
-    others = [i for i in range(factors.rank) if i not in set(also)]
-    kept = factors.select([*also, *others[: rank - len(also)]]) if also else factors.truncate(rank)
+    kept = factors.select(kept_positions(factors.rank, rank, also)) if also else factors.truncate(rank)
     return kept if scales is None else kept.rescale(scales.rows, scales.cols)
+
+
+def kept_positions(values: int, rank: int, also: Sequence[int] = ()) -> tuple[int, ...]:
+    """Return the positions of the `rank` values kept of so many, ascending: `also`, and then the largest of the others.
+
+    Example:
+        >>> kept_positions(10, 4, also=(7, 9))
+        (0, 1, 7, 9)
+    """
+    first = set(also)
+    others = (i for i in range(values) if i not in first)
+    return tuple(sorted([*also, *islice(others, rank - len(also))]))
 
 
 def shrink(W: Tensor, sigma: float, loss: str = "frobenius", scales: Equalised | None = None) -> Factors:

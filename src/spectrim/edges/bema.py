@@ -130,8 +130,7 @@ class Bema:
     @staticmethod
     def _shown_by_the_median(spectrum: Spectrum, reach: float) -> int:
         """How many values stand above the edge that the median eigenvalue gives; 0 where they are the majority."""
-        sigma = sqrt(float(np.median(spectrum.eigenvalues) / np.median(spectrum.noise_quantiles())))
-        shown = int(np.count_nonzero(spectrum.s > sigma * reach))
+        shown = int(np.count_nonzero(spectrum.s > spectrum.median_sigma() * reach))
         return shown if shown <= spectrum.p // 2 else 0
 
     def _fit(self, spectrum: Spectrum, out: int, sigma: float | None) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectrim.laws import MarchenkoPastur, evened
-from spectrim.metrics import misfit
+from spectrim.metrics import misfit_of_rest
 from spectrim.spectrum import NoiseFit, Spectrum, check_measurable
 
 NODES = 2049  # of the table of the law; between two of them a straight line is off by less than 1e-6 of the height
@@ -89,7 +89,7 @@ class Broadening:
             if not self.refit or spikes <= out or spikes > spectrum.p // 2:
                 break
             out = spikes
-        fit = misfit(spectrum, sigma, spikes=spikes) if spikes <= spectrum.p - 3 else None
+        fit = misfit_of_rest(spectrum, sigma, spikes)
         return NoiseFit(sigma, edge, None, fit, spikes, repr(self))
 
     def _fit(self, spectrum: Spectrum) -> float:

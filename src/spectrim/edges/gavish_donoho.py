@@ -8,7 +8,7 @@ from math import sqrt
 import numpy as np
 
 from spectrim.laws import hard_threshold
-from spectrim.metrics import misfit
+from spectrim.metrics import misfit_of_rest
 from spectrim.spectrum import NoiseFit, Spectrum, check_measurable
 
 
@@ -57,5 +57,5 @@ class GavishDonoho:
             sigma = middle / sqrt(float(np.median(spectrum.noise_quantiles())))
         edge = hard_threshold(spectrum.gamma) * sigma * sqrt(spectrum.n)
         spikes = int(np.count_nonzero(spectrum.s > edge))
-        fit = misfit(spectrum, sigma, spikes=spikes) if spikes <= spectrum.p - 3 else None
+        fit = misfit_of_rest(spectrum, sigma, spikes)
         return NoiseFit(sigma, edge, None, fit, spikes, repr(self))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spectrim.metrics import misfit
+from spectrim.metrics import misfit_of_rest
 from spectrim.spectrum import NoiseFit, Spectrum, check_measurable
 
 
@@ -49,5 +49,5 @@ class Known:
         check_measurable(spectrum)
         edge = self.sigma * spectrum.noise_edge(self.beta)
         spikes = int(np.count_nonzero(spectrum.s > edge))
-        fit = misfit(spectrum, self.sigma, spikes=spikes) if spikes <= spectrum.p - 3 else None
+        fit = misfit_of_rest(spectrum, self.sigma, spikes)
         return NoiseFit(self.sigma, edge, None, fit, spikes, repr(self))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 
@@ -48,8 +47,7 @@ class Median:
     def __call__(self, spectrum: Spectrum) -> NoiseFit:
         """Returns the verdict on the spectrum; raises ValueError where there is none."""
         check_measurable(spectrum)
-        # The same median of both: of the middle one or two of the p values.
-        sigma = sqrt(float(np.median(spectrum.eigenvalues)) / float(np.median(spectrum.noise_quantiles())))
+        sigma = spectrum.median_sigma()
         edge = sigma * spectrum.noise_edge(self.beta)
         spikes = int(np.count_nonzero(spectrum.s > edge))
         return NoiseFit(sigma, edge, None, misfit(spectrum, sigma, spikes=spikes), spikes, repr(self))
