@@ -31,6 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "nulls": {"edges", "linalg", "metrics", "reading", "spectrum"},
     "steps": {"laws", "linalg", "reading"},
     "factored": set(),  # copied beside the weights: it stands alone
+    "schedules": set(),
+    "penalties": {"factored"},  # a pair shows its product
     "sites": {"linalg"},
     "checkpoint": set(),
     "modules": {"sites", "factored"},
@@ -46,6 +48,11 @@ ALLOWED: dict[str, set[str]] = {
     "trim": {
         *("plan", "survey", "output", "steps", "reading", "linalg", "edges"),
         *("sites", "modules", "names", "checkpoint", "factored"),
+    },
+    "handover": set(),
+    "pruner": {
+        *("edges", "factored", "handover", "linalg", "modules", "reading", "schedules", "sites", "spectrum"),
+        *("survey", "trim", "verdict"),
     },
     "audit": {"plan"},
     # surfaces: the report sees records only, the demo and the command line use what a user has

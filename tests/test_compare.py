@@ -236,7 +236,7 @@ def test_own_settings_are_marked_between_those_of_the_grid(found):
 
 
 def test_an_estimator_is_read_back_from_its_repr():
-    for edge in (*PANEL.values(), Bema(0.3, 0.05), spectrim.Known(2.0), ScreeNot(7)):
+    for edge in (*PANEL.values(), Bema(0.3, 0.05), spectrim.edges.Known(2.0), ScreeNot(7)):
         assert from_repr(repr(edge)) == edge
     for text in ("print('x')", "os.system('x')", "Bema(alpha=__import__('os'))", "Bema(gamma=1)", "Edge()", "<lambda>"):
         with pytest.raises(ValueError, match="no estimator"):

@@ -28,7 +28,8 @@ from experiments.nishikawa2025_thresholds import figure as thresholds_figure  # 
 from experiments.nishikawa2025_thresholds import nets, train  # noqa: E402
 from experiments.nishikawa2025_thresholds import run as thresholds  # noqa: E402
 
-from spectrim import Bema, MarchenkoPastur, Spectrum  # noqa: E402
+from spectrim import Bema, Spectrum  # noqa: E402
+from spectrim.laws import MarchenkoPastur  # noqa: E402
 from spectrim.planted import noise  # noqa: E402
 
 FOLDERS = {

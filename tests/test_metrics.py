@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spectrim.laws import MarchenkoPastur
-from spectrim.metrics import alignment, bulk_share, entropy_rank, misfit, participation_rank, stable_rank
+from spectrim.metrics import alignment, bulk_share, entropy_rank, misfit, participation_rank, stable_rank, window
 from spectrim.planted import critical, noise, planted
 from spectrim.reading import read_spectrum
 from spectrim.spectrum import Spectrum
@@ -34,9 +34,30 @@ def test_misfit_tells_noise_from_what_is_none():
     assert misfit(read_spectrum(rough.W), 1.0) > 0.1
 
 
-def test_misfit_refuses_an_empty_window():
-    with pytest.raises(ValueError, match="central window"):
-        misfit(Spectrum(np.ones(12), 12, 12), 1.0, alpha=0.49)
+@pytest.mark.parametrize("missing", [0, 1, 5, 9, 11])
+@pytest.mark.parametrize("alpha", [0.0, 0.2, 0.49])
+@pytest.mark.parametrize("m", [12, 13])
+def test_the_window_is_never_empty_and_holds_half_of_what_is_left(m, alpha, missing):
+    inside = window(m, alpha, missing)
+    assert inside.shape == (m - missing,) and inside.any()
+    levels = [(i + 0.5) / m for i in range(missing, m)]
+    if missing / m > alpha:
+        assert inside.sum() == max((m - missing + 1) // 2, sum(level <= 1 - alpha for level in levels))
+    if not missing and alpha < 0.4:
+        assert inside.tolist() == [alpha <= level <= 1 - alpha for level in levels]
+
+
+def test_the_misfit_of_what_is_left_is_that_of_the_conditional_law():
+    made = noise(60, 90, generator=np.random.default_rng(3))
+    s = np.linalg.svd(made, compute_uv=False)
+    left = Spectrum(s[:20], 60, 90, complete=False)
+    law, lost, worst = MarchenkoPastur(60 / 90, 1.1), 40 / 60, 0.0
+    for i in range(20):  # from the smallest value that is left
+        level = (i + 0.5) / 20
+        if i < 10 or 40 / 60 + level / 3 <= 0.8:
+            F = max(law.cdf(s[19 - i] ** 2 / 90), lost)
+            worst = max(worst, abs((F - lost) / (1 - lost) - i / 20), abs((F - lost) / (1 - lost) - (i + 1) / 20))
+    assert misfit(left, 1.1) == pytest.approx(worst, abs=1e-12)
 
 
 def test_spikes_do_not_spoil_the_misfit():

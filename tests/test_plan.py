@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from spectrim import Known, NoiseFit, Plan, Reading, Spectrum, Survey, plan, planted, survey, trim
+from spectrim import NoiseFit, Plan, Reading, Spectrum, Survey, plan, planted, survey, trim
+from spectrim.edges import Known
 
 SHAPES = st.tuples(st.integers(2, 60), st.integers(2, 60))
 

@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from spectrim import Change, Known, NoiseFit, Plan, Reading, Spectrum, Survey
+from spectrim import Change, NoiseFit, Plan, Reading, Spectrum, Survey
+from spectrim.edges import Known
 from spectrim.compare import Comparison, Curves, Row
 from spectrim.laws import MarchenkoPastur
 from spectrim.planted import noise

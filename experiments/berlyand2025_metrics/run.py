@@ -39,7 +39,8 @@ import numpy as np
 from experiments import records
 from experiments.berlyand2025_metrics import models
 
-from spectrim import Bema, MarchenkoPastur, NoiseFit, Spectrum, TracyWidom
+from spectrim import Bema, NoiseFit, Spectrum
+from spectrim.laws import MarchenkoPastur, TracyWidom
 from spectrim.metrics import bulk_share
 from spectrim.reading import read_equalised, read_spectrum
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from experiments import drawing, records
 
-from spectrim import MarchenkoPastur
+from spectrim.laws import MarchenkoPastur
 
 HERE = Path(__file__).parent
 BLUE, RED, GREEN, PURPLE = drawing.INK[0], drawing.INK[1], drawing.INK[2], drawing.INK[3]

@@ -11,12 +11,12 @@ True
 
 __version__ = "0.2.0"
 
-from . import edges, laws, planted
-from .edges import Bema, Broadening, GavishDonoho, Known, Median, ScreeNot
+from . import edges, laws, penalties, planted, schedules
+from .edges import Bema, Broadening, GavishDonoho, Median, ScreeNot
 from .factored import load
-from .laws import MarchenkoPastur, TracyWidom
 from .linalg import Factors
 from .plan import Entry, Plan
+from .pruner import Pruner
 from .reading import Equalised, equalize, read_spectrum
 from .sites import Site
 from .spectrum import NoiseFit, Spectrum
@@ -39,26 +39,26 @@ __all__ = [
     "Equalised",
     "Factors",
     "GavishDonoho",
-    "Known",
-    "MarchenkoPastur",
     "Median",
     "NoiseFit",
     "Plan",
+    "Pruner",
     "Reading",
     "ScreeNot",
     "Site",
     "Spectrum",
     "Survey",
-    "TracyWidom",
     "Verdict",
     "compare",
     "edges",
     "equalize",
     "laws",
     "load",
+    "penalties",
     "plan",
     "planted",
     "read_spectrum",
+    "schedules",
     "survey",
     "trim",
 ]

@@ -112,12 +112,24 @@ def restructure(model, splits):
         parts = [build(old, part["rows"], part["rank"], spec) for part in spec["parts"]]
         labels = [part.get("label", str(i)) for i, part in enumerate(spec["parts"])]
         new = parts[0] if len(parts) == 1 else Parts(parts, labels, groups=spec["form"] == "conv2d")
+        _keep_parameters(old, new)
         new.train(old.training)
         for module in list(model.modules()):  # a layer can be registered at several places
             for child, value in module._modules.items():
                 if value is old:
                     module._modules[child] = new
     return model
+
+
+def _keep_parameters(old, new):
+    """What was frozen stays frozen; a bias that is still one vector stays the very parameter that it was."""
+    weights = [p for p in old.parameters() if p.ndim > 1]
+    biases = [p for p in old.parameters() if p.ndim == 1]
+    for p in new.parameters():
+        p.requires_grad_(any(q.requires_grad for q in (weights if p.ndim > 1 else biases)))
+    if len(biases) == 1 and not isinstance(new, Parts):
+        last = new[1] if isinstance(new, Pair) else new
+        last.bias = biases[0]
 
 
 def _linear(old, rows, rank, spec):

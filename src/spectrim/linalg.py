@@ -140,6 +140,39 @@ def svd(W: Matrix, notes: list[str] | None = None) -> Factors:
     return Factors(U, s, Vh)
 
 
+def leading(W: Matrix, k: int, notes: list[str] | None = None) -> Factors:
+    """Returns the factors of the k largest singular values of W, from the Gram matrix of its short side.
+
+        G = W W^T = U diag(s**2) U^T,   diag(s) Vh = U^T W
+
+    Takes a fraction of the time of `svd`. A Gram matrix squares what is lost to rounding: relative to the largest
+    singular value the smallest ones are right to 1e-8, where `svd` is to 1e-16.
+
+    Args:
+        W: rows x cols, any float type, numpy or torch.
+        k: number of values, 1 to min(rows, cols).
+        notes: a list that takes a line for every fallback to another driver or device.
+
+    Example:
+        >>> leading(np.diag([3.0, 2.0, 1.0]), 1).dense().tolist()
+        [[3.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+
+    References:
+        G. Golub and C. Van Loan, Matrix Computations, 4th ed., section 8.6.
+    """
+    W = as_tensor(W)
+    _check_finite(W)
+    turned = W.shape[0] > W.shape[1]
+    short = W.T if turned else W
+    U = top_vectors(gram_of(W, None, None), k, notes).flip(1)
+    rest = U.T @ short.to(torch.float64)
+    s = rest.norm(dim=1)
+    order = torch.argsort(s, descending=True, stable=True)
+    U, s, rest = U[:, order], s[order], rest[order]
+    Vh = rest / s.clamp_min(torch.finfo(s.dtype).tiny)[:, None]
+    return Factors(Vh.T, s, U.T) if turned else Factors(U, s, Vh)
+
+
 def as_tensor(W: Matrix) -> torch.Tensor:
     """Returns W as a torch tensor of two dimensions; a copy only where numpy forbids writing."""
     # Nothing here writes to W, but torch takes no read-only array without a warning.
@@ -250,6 +283,12 @@ def top_vectors(gram: torch.Tensor, k: int, notes: list[str] | None) -> torch.Te
         )
         return torch.from_numpy(found[1]).to(gram.device)
 
+    if k > p // 4:  # many: divide and conquer finds all of them in less time than it takes to pick so many out
+        everything = [("eigh (numpy)", lambda: torch.from_numpy(np.linalg.eigh(gram.cpu().numpy())[1]).to(gram.device))]
+        if gram.is_cuda:
+            everything.insert(0, ("eigh", lambda: torch.linalg.eigh(gram)[1]))
+        everything.append(("LAPACK gesvd", lambda: _gesvd(gram.tril() + gram.tril(-1).T)[0].flip(1).to(gram.device)))
+        return _first(everything, notes)[:, p - k :]
     spare = p <= 2048  # a second try needs the matrix; above, a copy of it would be the peak of the memory
     attempts = [("eigh (evr)", lambda: subset("evr", not spare))]
     if spare:

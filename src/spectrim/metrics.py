@@ -9,15 +9,42 @@ from spectrim.laws import MarchenkoPastur
 from spectrim.spectrum import Spectrum
 
 
+def window(m: int, alpha: float, missing: int = 0) -> NDArray[np.bool_]:
+    """Returns which of the m - missing largest of m values lie in the central window, ascending, at least one or two.
+
+    The window is alpha <= (i + 1/2) / m <= 1 - alpha, i from `missing` on, together with the lower half of the values
+    that are left, so that it holds half of them however much is missing.
+
+    Args:
+        m: number of values of the bulk, a count.
+        alpha: share left out at each end, in [0, 1/2).
+        missing: number of the smallest values that are not known, a count below m.
+
+    Example:
+        >>> window(10, 0.2).nonzero()[0].tolist(), window(10, 0.2, missing=8).nonzero()[0].tolist()
+        ([2, 3, 4, 5, 6, 7], [0])
+
+    References:
+        Z. T. Ke, Y. Ma and X. Lin, J. Amer. Statist. Assoc. 118 (2023) 374, Algorithm 1, where nothing is missing.
+    """
+    levels = (np.arange(missing, m) + 0.5) / m
+    # The middle value, or two, belong to every window, however narrow.
+    margin = min(alpha, (m - 1) // 2 / m)
+    lower = np.arange(m - missing) < (m - missing + 1) // 2
+    return (levels >= margin) & ((levels <= 1 - margin) | lower)
+
+
 def misfit(spectrum: Spectrum, sigma: float, alpha: float = 0.2, spikes: int = 0) -> float:
     """Returns the largest distance between the bulk and its Marchenko-Pastur law on the central window, in [0, 1].
 
         max over i of max(|F(x_i) - i / m|, |F(x_i) - (i + 1) / m|),   alpha <= (i + 1/2) / m <= 1 - alpha
 
-    with the m = p - spikes smallest values, x_i = s**2 / (n - spikes) ascending and gamma = m / (n - spikes).
+    with the m = p - spikes smallest values, x_i = s**2 / (n - spikes) ascending and gamma = m / (n - spikes). Where
+    values are missing, levels and law are those within what is left: with a = missing / m, i counts from the smallest
+    known value, i / (m - missing) and (F - a) / (1 - a), over the `window`.
 
     Args:
-        spectrum: complete spectrum.
+        spectrum: what was measured.
         sigma: standard deviation of the noise, in the unit of W.
         alpha: share left out at each end, in [0, 1/2).
         spikes: number of largest values that are no noise, a count below p.
@@ -32,14 +59,12 @@ def misfit(spectrum: Spectrum, sigma: float, alpha: float = 0.2, spikes: int = 0
         Shmalo, Jenkins and Krupchytskyi, arXiv 2303.08986,
         section 4.3.
     """
-    m = spectrum.p - spikes
-    x = np.sort(spectrum.s)[:m] ** 2 / (spectrum.n - spikes)
-    levels = (np.arange(m) + 0.5) / m
-    inside = (levels >= alpha) & (levels <= 1 - alpha)
-    if not inside.any():
-        raise ValueError(f"no eigenvalue lies in the central window alpha={alpha} of {m} values")
-    law = MarchenkoPastur(m / (spectrum.n - spikes), sigma).cdf(x[inside])
-    return float(np.max(np.abs(law - levels[inside])) + 0.5 / m)
+    m, missing = spectrum.p - spikes, spectrum.p - len(spectrum.s)
+    x = spectrum.s[spikes:][::-1] ** 2 / (spectrum.n - spikes)
+    levels = (np.arange(missing, m) + 0.5) / m
+    inside = window(m, alpha, missing)
+    law = np.maximum(MarchenkoPastur(m / (spectrum.n - spikes), sigma).cdf(x[inside]), missing / m)
+    return float(np.max(np.abs(law - levels[inside])) + 0.5 / m) / (1 - missing / m)
 
 
 def misfit_of_rest(spectrum: Spectrum, sigma: float, spikes: int) -> float | None:

@@ -254,14 +254,12 @@ def _store(model: nn.Module, name: str, owner: str, tensors: dict[str, Tensor], 
     if spec is not None:
         if not name:
             raise ValueError("a model that is itself one layer has no place for two: wrap it, nn.Sequential(model)")
-        trainable = all(
-            p.requires_grad for p in model.get_submodule(owner).parameters(recurse=spec["form"] != "parameter")
-        )
+        if spec["form"] == "parameter":
+            trainable = all(p.requires_grad for p in model.get_submodule(owner).parameters(recurse=False))
         factored.restructure(model, {name: spec})
-        place = (
-            owner if spec["form"] != "parameter" else f"{owner}.parametrizations.{name.rpartition('.')[2]}".lstrip(".")
-        )
-        model.get_submodule(place).requires_grad_(trainable)
+        if spec["form"] == "parameter":
+            place = f"{owner}.parametrizations.{name.rpartition('.')[2]}".lstrip(".")
+            model.get_submodule(place).requires_grad_(trainable)
     with torch.no_grad():
         for key, value in tensors.items():
             _tensor(model, owner, key).copy_(value)

@@ -204,6 +204,13 @@ class Layer:
             tensors |= after._biases(self._whole_bias())
         self.store(tensors, after.spec())
 
+    def replace(self, new: Mapping[int, tuple[Tensor, Tensor] | Tensor]) -> None:
+        """Write some parts, dense matrices or pairs (left, right): in place where all are dense, else by a split."""
+        if any(isinstance(piece, tuple) for piece in new.values()):
+            self.split(new)
+        else:
+            self.write(new)
+
     def spec(self) -> dict:
         """Return this layer's entry of `splits`, see factored.py."""
         parts = [{"label": part.label, "rows": part.rows, "rank": part.rank} for part in self.parts]

@@ -39,7 +39,7 @@ class Spectrum:
         s: singular values, 1-d, finite, >= 0, in the unit of W; kept as a read-only descending float64 copy.
         rows: rows of the matrix measured, a count.
         cols: columns of the matrix measured, a count.
-        complete: whether all p values are given; False where only the largest are known.
+        complete: whether all p values are given; False where only the largest are known, or were left by a cut.
         equalised: whether the matrix was brought to even row and column mean squares by scales found from itself,
             which tightens its noise edge a little (see `edges`).
         spread: kurtosis of the entries less one, in [0, 2]: how far chance had set rows and columns apart before they
@@ -210,7 +210,7 @@ class NoiseFit:
     method: str
 
 
-def check_measurable(spectrum: Spectrum) -> None:
+def check_measurable(spectrum: Spectrum, partial: bool = False) -> None:
     """Returns nothing; raises ValueError where no noise law can be read off the spectrum.
 
     Refused are incomplete spectra, a short side under ten, and spectra that are zero altogether or from the middle
@@ -218,6 +218,7 @@ def check_measurable(spectrum: Spectrum) -> None:
 
     Args:
         spectrum: what was measured.
+        partial: whether the estimator can do with the largest values alone; then ten of them are enough.
 
     Example:
         >>> check_measurable(Spectrum([2.0, 1.0, 0.5], rows=3, cols=5))
@@ -228,13 +229,18 @@ def check_measurable(spectrum: Spectrum) -> None:
         At p = 10 the false-spike rate of `Bema` is still the nominal one; see tests/test_edges.py.
     """
     shape = f"{spectrum.rows} x {spectrum.cols}"
-    if not spectrum.complete:
+    if not spectrum.complete and not partial:
         raise ValueError(f"the spectrum of this {shape} matrix is incomplete: an edge needs all {spectrum.p} values")
     if spectrum.p < SMALLEST:
         raise ValueError(f"a {shape} matrix is too small to tell signal from noise: its short side is under {SMALLEST}")
+    if len(spectrum.s) < SMALLEST:
+        raise ValueError(
+            f"the spectrum of this {shape} matrix is incomplete: {len(spectrum.s)} values are too few to measure noise"
+        )
     if spectrum.s[0] == 0:
         raise ValueError(f"this {shape} matrix is all zero")
     # Rounding leaves about 1e-8 of the largest value where a Gram matrix has an exact zero; see linalg.
-    if spectrum.s[spectrum.p // 2] <= 1e-7 * spectrum.s[0]:
+    middle = spectrum.s[min(spectrum.p // 2, len(spectrum.s) - 1)]
+    if middle <= 1e-7 * spectrum.s[0]:
         rank = int(np.count_nonzero(spectrum.s > 1e-7 * spectrum.s[0]))
         raise ValueError(f"this {shape} matrix has rank {rank}, so more than half of its singular values are zero")

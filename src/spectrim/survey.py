@@ -376,18 +376,15 @@ def _read(site: Site, stored: tuple[Tensor, ...] | Exception, how: _How) -> Read
         "fingerprint": fingerprint(*stored),
         "splittable": site.split is not None,
     }
-    if site.pair_rank is not None and site.pair_rank < min(site.rows, site.cols):
-        notes.append(f"a pair of inner size {site.pair_rank}: the noise that a cut took out cannot be judged again")
-        return Reading(**known, note="; ".join(notes))
-    plain = None
+    plain, rank = None, site.pair_rank  # a pair shows the values that a cut has left of a whole matrix
     try:
-        plain_spectrum = read_spectrum(W, notes=notes)
+        plain_spectrum = read_spectrum(W, notes=notes, rank=rank)
         plain = _asked(how.edge, plain_spectrum)
         if not how.equalize:
             if how.vectors:
                 known["structured"] = _structured(W, plain_spectrum, plain, notes)
             return Reading(**known, spectrum=plain_spectrum, fit=plain, note="; ".join(notes), **_zero_lines(W))
-        spectrum, even = read_equalised(W, how.edge, EVEN, notes)
+        spectrum, even = read_equalised(W, how.edge, EVEN, notes, rank)
         fit = _asked(how.edge, spectrum)
         if how.vectors:
             known["structured"] = _structured(even.apply(W), spectrum, fit, notes)
@@ -401,7 +398,7 @@ def _read(site: Site, stored: tuple[Tensor, ...] | Exception, how: _How) -> Read
             known |= _zero_lines(W)
         notes.append(str(error) if isinstance(error, ValueError | RuntimeError) else repr(error))
         return Reading(**known, note="; ".join(notes))
-    if fit.spikes > spectrum.p // 2:
+    if fit.spikes > spectrum.p // 2 and spectrum.complete:
         notes.append("more than half of its values stand above the edge: sigma is an upper bound")
     return Reading(
         **known,
@@ -427,7 +424,7 @@ def _asked(edge: Edge, spectrum: Spectrum) -> NoiseFit:
 
 
 def _structured(W: Tensor, spectrum: Spectrum, fit: NoiseFit, notes: list[str]) -> tuple[int, ...]:
-    factors = svd(without_zero_lines(W)[0], notes)
+    factors = svd(without_zero_lines(W)[0], notes).truncate(len(spectrum.s))
     return structured(spectrum, fit, factors.U.cpu().numpy(), factors.Vh.cpu().numpy())
 
 

@@ -20,7 +20,7 @@ from .names import layers_by_name, leading_tensor, stored_tensors
 from .output import check_loadable, write_structure
 from .plan import Entry, Plan
 from .reading import Equalised, equalize
-from .sites import Layer, Site
+from .sites import Site
 from .steps import smallest_to_zero, truncate
 from .survey import Edge, Model, fingerprint, inventory, open_model
 
@@ -30,7 +30,10 @@ Progress = Callable[[Iterable[Entry]], Iterable[Entry]]
 
 @dataclass(frozen=True)
 class Change:
-    """What was done to one matrix. `relative_error` is ||W - W'||_F / ||W||_F, as stored."""
+    """What was done to one matrix. `relative_error` is ||W - W'||_F / ||W||_F, as stored.
+
+    `fresh` names the parameters that took the place of others: an optimiser knows nothing of them yet.
+    """
 
     name: str
     action: str
@@ -40,6 +43,7 @@ class Change:
     zeros: int | None
     relative_error: float
     seconds: float
+    fresh: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -225,12 +229,8 @@ def _norm(W: Tensor, scales: Equalised | None = None) -> float:
     return float(torch.linalg.norm(W.to(torch.float64) if scales is None else scales.apply(W)))
 
 
-def _apply(layer: Layer, works: list[_Work]) -> None:
-    pieces = {work.site.part: work.piece for work in works}
-    if any(isinstance(piece, tuple) for piece in pieces.values()):
-        layer.split(pieces)
-    else:
-        layer.write(pieces)
+def _apply(works: list[_Work]) -> None:
+    works[0].site.layer.replace({work.site.part: work.piece for work in works})
 
 
 def _edge_of(plan: Plan) -> Edge | None:
@@ -259,7 +259,7 @@ def _trim_module(model: nn.Module, plan: Plan, progress: Progress) -> Changes:
     edge = _edge_of(plan)
     works = [_Work(sites[entry.name], entry, edge) for entry in progress(plan.touched)]
     for group in _by_layer(works):
-        _apply(group[0].site.layer, group)
+        _apply(group)
     found = inventory(model, plan.model.fused)
     after = {site.name: site for site in found.sites}
     changes = tuple(work.verify(after[work.entry.name]) for work in works)
@@ -290,7 +290,7 @@ def _trim_checkpoint(source: Checkpoint, plan: Plan, out: Path, progress: Progre
         for shard, names in source.shards.items():
             works = [_Work(sites[e.name], e, edge) for e in islice(stream, len(by_shard[shard]))]
             for group in _by_layer(works):
-                _apply(group[0].site.layer, group)
+                _apply(group)
             tensors: dict[str, Tensor] = {}
             for name in names:
                 if name in source.edits:

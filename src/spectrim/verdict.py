@@ -120,11 +120,11 @@ def judge(
             refused[name] = str(error)
     counts = [found.spikes for name, found in fits.items() if name in NOISE]
     agreement = (min(counts) / max(counts) if max(counts) else 1.0) if counts else None
-    crowded = fit.spikes > spectrum.p // 2
+    crowded = fit.spikes > spectrum.p // 2 and spectrum.complete
     odd = None if fit.spikes or crowded or fit.sigma is None else _odd(spectrum, fit.sigma)
     misfit = fit.misfit if fit.misfit is not None or crowded else _misfit(spectrum)
     tail = power_tail(spectrum.eigenvalues)
-    kind, reason = _rule(spectrum.p, fit.spikes, crowded, misfit, gate, tail, uneven, odd)
+    kind, reason = _rule(len(spectrum.s), fit.spikes, crowded, misfit, gate, tail, uneven, odd)
     return Verdict(kind, reason, fits, refused, agreement, misfit, gate, tail)
 
 
@@ -137,7 +137,7 @@ def _misfit(spectrum: Spectrum) -> float | None:
 
 def _odd(spectrum: Spectrum, sigma: float) -> str | None:
     """What speaks against noise where no value stands above the edge, or None."""
-    shown = Median()(spectrum).spikes
+    shown = Median()(spectrum).spikes if spectrum.complete else 0
     if shown > max(3, 0.02 * spectrum.p):
         return f"no value stands above the edge, but {shown} do by the median: the estimators disagree"
     # One noise matrix in ten thousand ends so early.

@@ -9,8 +9,8 @@ from math import hypot, sqrt
 import numpy as np
 
 from spectrim.laws import MarchenkoPastur, TracyWidom, sum_variance
-from spectrim.metrics import misfit
-from spectrim.spectrum import NoiseFit, Spectrum, check_measurable
+from spectrim.metrics import misfit, window
+from spectrim.spectrum import SMALLEST, NoiseFit, Spectrum, check_measurable
 
 NORMAL = 1.6448536269514722  # of 90 per cent, two-sided
 DOUBT = 0.25  # share of the push of the spikes, short of that of very strong ones, that counts as not known; measured
@@ -32,6 +32,9 @@ class Bema:
     it settles within a few rounds, and where a refit would take a spike back, the higher edge stands. Where the median
     eigenvalue shows clearly more spikes (over 3 and 2 per cent of p more), that count is a second start, and the
     outcome of smaller misfit is kept: signal that fills the window hides from the first.
+
+    Of an incomplete spectrum, what a cut has left of p values, the r values are compared with the r largest of the
+    law, over `metrics.window`; ten of them must be left below the edge. It has no interval.
 
     False-spike rate on pure noise: beta. Bias of sigma**2 beside planted signal: .2 per cent where the signal takes a
     sixth of the values, for each spike is given its own push on the bulk. The law of (p - K) x (n - K) noise, which
@@ -88,7 +91,7 @@ class Bema:
 
     def __call__(self, spectrum: Spectrum) -> NoiseFit:
         """Returns the verdict on the spectrum; raises ValueError where there is none."""
-        check_measurable(spectrum)
+        check_measurable(spectrum, partial=not self.compat)
         if self.compat:
             return self._as_the_authors(spectrum)
         # The unit of a huge or tiny matrix must not overflow its squares.
@@ -106,11 +109,15 @@ class Bema:
         edge = unit * sigma * reach
         # One comparison decides, the one anybody can repeat with the fields of the result.
         spikes = int(np.count_nonzero(spectrum.s > edge))
-        if spikes > spectrum.p // 2:
+        if spikes > _most(spectrum):
+            if not spectrum.complete:
+                raise ValueError(f"of its noise only {len(spectrum.s) - spikes} values are left: too few to measure it")
             return NoiseFit(unit * sigma, edge, None, None, spikes, repr(self))
+        fit = misfit(spectrum, unit * sigma, self.alpha, spikes)
+        if not spectrum.complete:
+            return NoiseFit(unit * sigma, edge, None, fit, spikes, repr(self))
         middle = unit * sigma * (sqrt(spectrum.n) + sqrt(spectrum.p))
         half = 0.5 * NORMAL * self._width(scaled, out, sigma)
-        fit = misfit(spectrum, unit * sigma, self.alpha, spikes)
         return NoiseFit(unit * sigma, edge, (middle * (1 - half), middle * (1 + half)), fit, spikes, repr(self))
 
     def _settle(self, spectrum: Spectrum, reach: float, out: int) -> tuple[int, float]:
@@ -119,7 +126,7 @@ class Bema:
         while True:
             spikes = int(np.count_nonzero(spectrum.s > sigma * reach))
             # Beyond half of the values there is no bulk left to be the majority; the fit stays where it is.
-            if spikes > spectrum.p // 2 or (spikes <= out and (settled or not out)):
+            if spikes > _most(spectrum) or (spikes <= out and (settled or not out)):
                 return out, sigma
             settled = spikes <= out
             out = max(out, spikes)
@@ -130,17 +137,16 @@ class Bema:
     @staticmethod
     def _shown_by_the_median(spectrum: Spectrum, reach: float) -> int:
         """How many values stand above the edge that the median eigenvalue gives; 0 where they are the majority."""
+        if not spectrum.complete:
+            return 0
         shown = int(np.count_nonzero(spectrum.s > spectrum.median_sigma() * reach))
         return shown if shown <= spectrum.p // 2 else 0
 
     def _fit(self, spectrum: Spectrum, out: int, sigma: float | None) -> float:
-        m = spectrum.p - out
+        missing = spectrum.p - len(spectrum.s)
         seen = spectrum.s[out:][::-1] ** 2 / (spectrum.n - out)
-        law = spectrum.noise_quantiles(out, sigma)
-        levels = (np.arange(m) + 0.5) / m
-        # The middle value, or two, belong to every window, however narrow.
-        margin = min(self.alpha, (m - 1) // 2 / m)
-        inside = (levels >= margin) & (levels <= 1 - margin)
+        law = spectrum.noise_quantiles(out, sigma)[missing:]
+        inside = window(spectrum.p - out, self.alpha, missing)
         return sqrt(float(law[inside] @ seen[inside]) / float(law[inside] @ law[inside]))
 
     def _width(self, spectrum: Spectrum, out: int, sigma: float) -> float:
@@ -169,6 +175,11 @@ class Bema:
         worst = float(np.max(np.abs(levels - np.where(x > law.upper, 0.0, law.cdf(x)))))
         spikes = int(np.count_nonzero(spectrum.s > edge))
         return NoiseFit(sqrt(variance), edge, None, worst, spikes, repr(self))
+
+
+def _most(spectrum: Spectrum) -> int:
+    """How many values may be spikes: half of them, or where some are missing, all but ten of those that are left."""
+    return spectrum.p // 2 if spectrum.complete else len(spectrum.s) - SMALLEST
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,87 @@
+"""What an optimiser holds while a model changes under it: parameters leave their groups, others take their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+Optimizers = Optimizer | Sequence[Optimizer] | None
+
+
+def as_tuple(optimizers: Optimizers) -> tuple[Optimizer, ...]:
+    """Return the optimisers as a tuple. TypeError for what has no parameter groups and no state."""
+    if optimizers is None:
+        return ()
+    found = tuple(optimizers) if isinstance(optimizers, Sequence) else (optimizers,)
+    for optimizer in found:
+        if not (hasattr(optimizer, "param_groups") and hasattr(optimizer, "state")):
+            raise TypeError(f"expected a torch optimiser, or a list of them, not {type(optimizer).__name__}")
+    return found
+
+
+def check_trained(optimizers: Sequence[Optimizer], parameters: Mapping[str, nn.Parameter]) -> None:
+    """Return nothing; ValueError where a parameter that takes a gradient is in no group of any of the optimisers.
+
+    Were it replaced, the optimiser that trains it would go on with the old one, and nobody would train the new.
+    """
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    astray = [name for name, p in parameters.items() if p.requires_grad and id(p) not in held]
+    if not astray:
+        return
+    if len(astray) == sum(p.requires_grad for p in parameters.values()):
+        raise ValueError(
+            "the optimiser holds none of the model's weights: it belongs to another model, or to an older copy"
+        )
+    more = f" and {len(astray) - 3} more" if len(astray) > 3 else ""
+    raise ValueError(
+        f"no optimiser given holds {', '.join(astray[:3])}{more}: give all optimisers of the model as a list, freeze "
+        "these weights (requires_grad_(False)), or leave them out with only="
+    )
+
+
+def hand_over(
+    optimizers: Sequence[Optimizer], replaced: Iterable[tuple[Sequence[nn.Parameter], Mapping[str, nn.Parameter]]]
+) -> None:
+    """Put new parameters where old ones stood, in the same group and place; their state starts anew.
+
+    A group's list is changed in place, for schedulers and wrappers look at it too. Parameters that are not replaced
+    keep place and state.
+
+    Args:
+        optimizers: those that may hold the old parameters.
+        replaced: (old parameters, new ones by name) of each layer; the new ones go to where the first old one stood.
+
+    Example:
+        >>> old, new = nn.Parameter(torch.ones(2, 2)), {"a": nn.Parameter(torch.ones(2, 1))}
+        >>> sgd = torch.optim.SGD([old])
+        >>> hand_over([sgd], [([old], new)])
+        >>> sgd.param_groups[0]["params"][0] is new["a"]
+        True
+    """
+    replaced = list(replaced)
+    first = {id(old[0]): new for old, new in replaced if old}
+    gone = {id(p) for old, _ in replaced for p in old}
+    for optimizer in optimizers:
+        touched = False
+        for group in optimizer.param_groups:
+            params, names = [], []
+            known = group.get("param_names") or [""] * len(group["params"])
+            for p, name in zip(group["params"], known, strict=True):
+                if id(p) not in gone:
+                    params.append(p)
+                    names.append(name)
+                    continue
+                touched = True
+                optimizer.state.pop(p, None)
+                for successor, value in first.get(id(p), {}).items():
+                    params.append(value)
+                    names.append(successor)
+            group["params"][:] = params
+            if group.get("param_names"):
+                group["param_names"][:] = names
+        if touched and isinstance(optimizer, torch.optim.LBFGS):  # its history is of all parameters in one vector
+            optimizer.state.clear()
+            optimizer._numel_cache = None
