@@ -49,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
         *("plan", "survey", "output", "steps", "reading", "linalg", "edges"),
         *("sites", "modules", "names", "checkpoint", "factored"),
     },
+    "sparsify": {"modules", "sites", "trim"},
     "handover": set(),
     "pruner": {
         *("edges", "factored", "handover", "linalg", "modules", "reading", "schedules", "sites", "spectrum"),

@@ -309,9 +309,9 @@ def _chosen(method: str) -> Bema:
 def _scored(spectrum: Spectrum, sigma: float) -> dict:
     average, gain = scores.average(spectrum, sigma), scores.gain(spectrum, sigma)
     half = np.arange(1, POINTS // 2 + 1)
-    far = np.geomspace(POINTS // 2, max(spectrum.p, POINTS // 2), POINTS // 2).round().astype(int)
+    far = np.geomspace(POINTS // 2, max(len(spectrum.s), POINTS // 2), POINTS // 2).round().astype(int)
     ranks = np.unique(np.concatenate([half, far]))
-    ranks = ranks[ranks <= spectrum.p]
+    ranks = ranks[ranks <= len(spectrum.s)]
     return {
         "ranks": tuple(ranks.tolist()),
         "average": tuple(average[ranks - 1].tolist()),

@@ -396,7 +396,7 @@ def _rank_entry(r: Reading, ordered: _Ordered, k: int, basis: Basis, dense: bool
         action="dense" if dense else "split",
         rank=k,
         also=ordered.also(k),
-        basis=basis,
+        basis=basis if r.spectrum.equalised else "plain",  # a pair is judged as it is
         params_after=r.params if dense else k * c.side,
         macs_after=r.params if dense else k * c.side,
         damage=float(np.sqrt(energy[k:].sum() / energy.sum())),
@@ -410,6 +410,8 @@ def _zeros(found: Survey, share: float, closed: dict[str, str]) -> list[Entry]:
     sites = {site.name: site for site in inventory(found.source, found.fused).sites} if found.source is not None else {}
     there = [r for r in found.fitted if r.name not in closed]
     fitted = [r for r in there if sites.get(r.name) is not None and sites[r.name].pair_rank is None]
+    if there and all(sites.get(r.name) is not None for r in there) and not fitted:
+        raise ValueError("all its matrices are pairs of layers, which take no zeros: plan params, or sparsify them")
     if not fitted:
         raise ValueError("the survey does not hold the model that it was made of: survey it again to plan zeros")
     total = sum(r.rows * r.cols for r in fitted)

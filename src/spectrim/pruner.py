@@ -51,7 +51,7 @@ class Pruner:
         gate: largest misfit of a bulk that is cut, in [0, 1]; 1 cuts whatever has an edge.
         split: whether a layer may become a pair; if not, all cuts are rebuilt in place.
         rebuild: whether what would be no smaller as a pair is rebuilt in place; if not, it is left alone.
-        equalize: judge and cut with row and column scales evened out, as `survey` does.
+        equalize: judge and cut with row and column scales evened out, as `survey` does, until a matrix was cut.
         only: a function of a matrix's name that says whether it may be cut; None for all.
         floor: values that are always kept, a count. Ten, below which no noise can be told, spares the last layer of a
             classifier of ten classes.
@@ -199,10 +199,10 @@ class Pruner:
         began = time.perf_counter()
         try:
             W = site.get()
-            if self.equalize:
-                spectrum, scales = read_equalised(W, self.edge, notes=notes, rank=rank)
-            else:
-                spectrum = read_spectrum(W, notes=notes, rank=rank)
+            if self.equalize and rank == min(site.rows, site.cols):
+                spectrum, scales = read_equalised(W, self.edge, notes=notes)
+            else:  # a cut leaves noise that is no longer even over rows and columns
+                spectrum = read_spectrum(W, notes=notes).largest(rank)
         except ValueError as error:
             return Reading(**about, note=str(error)), None
         finally:

@@ -82,17 +82,13 @@ def equalize(W: Matrix, tol: float = 1e-3, edge: Callable[[Spectrum], NoiseFit] 
     return _Scaling(as_tensor(W), tol).record()
 
 
-def read_spectrum(
-    W: Matrix, equalize: bool = False, notes: list[str] | None = None, rank: int | None = None
-) -> Spectrum:
+def read_spectrum(W: Matrix, equalize: bool = False, notes: list[str] | None = None) -> Spectrum:
     """Returns the spectrum of W without its zero rows and columns, plain or after biwhitening.
 
     Args:
         W: rows x cols, any float type, numpy or torch.
         equalize: whether to even out the row and column mean squares first.
         notes: a list that takes a line for every fallback to another driver or device.
-        rank: number of values that an earlier cut has left, where W is the product of two factors; the spectrum is then
-            incomplete. None takes all of them.
 
     Example:
         >>> read_spectrum(np.eye(12)[:, :11])
@@ -102,14 +98,9 @@ def read_spectrum(
         The unit rule of `spectrum`.
     """
     if equalize:
-        return read_equalised(W, notes=notes, rank=rank)[0]
+        return read_equalised(W, notes=notes)[0]
     kept = without_zero_lines(as_tensor(W))[0]
-    return _spectrum(values_of(gram_of(kept, None, None), kept, None, None, notes), kept, rank)
-
-
-def _spectrum(s: NDArray[np.float64], W: torch.Tensor, rank: int | None, **more) -> Spectrum:
-    known = len(s) if rank is None else min(rank, len(s))
-    return Spectrum(s[:known], *W.shape, complete=known == len(s), **more)
+    return Spectrum(values_of(gram_of(kept, None, None), kept, None, None, notes), *kept.shape)
 
 
 def read_equalised(
@@ -117,7 +108,6 @@ def read_equalised(
     edge: Callable[[Spectrum], NoiseFit] | None = None,
     tol: float = 1e-3,
     notes: list[str] | None = None,
-    rank: int | None = None,
 ) -> tuple[Spectrum, Equalised]:
     """Returns the equalised spectrum of W and the scales behind it.
 
@@ -132,7 +122,6 @@ def read_equalised(
         edge: estimator that finds the spikes, or None for plain biwhitening.
         tol: largest relative departure of a row or column mean square that is left, > 0.
         notes: a list that takes a line for every fallback to another driver or device.
-        rank: as for `read_spectrum`.
 
     Example:
         >>> spectrum, even = read_equalised(np.eye(12))
@@ -142,7 +131,7 @@ def read_equalised(
     References:
         B. Landa and Y. Kluger, arXiv 2103.13840, Algorithm 1, for the first reading; docs/equalisation.md for the rest.
     """
-    scaling = _Scaling(as_tensor(W), tol, rank)
+    scaling = _Scaling(as_tensor(W), tol)
     spectrum = scaling.read(notes)
     spikes = _count(edge, spectrum)
     while spikes and scaling.rounds < ROUNDS and scaling.uneven <= 2 * tol:
@@ -162,14 +151,14 @@ def _count(edge: Callable[[Spectrum], NoiseFit] | None, spectrum: Spectrum) -> i
         spikes = edge(spectrum).spikes
     except ValueError:  # the caller asks the same estimator for its verdict and meets the reason there
         return 0
-    return spikes if spikes <= len(spectrum.s) // 2 else 0
+    return spikes if spikes <= spectrum.p // 2 else 0
 
 
 class _Scaling:
     """Working state of an equalisation: the matrix without its zero rows and columns, and the scales so far."""
 
-    def __init__(self, W: torch.Tensor, tol: float, rank: int | None = None) -> None:
-        self.rank, self.shape = rank, (W.shape[0], W.shape[1])
+    def __init__(self, W: torch.Tensor, tol: float) -> None:
+        self.shape = (W.shape[0], W.shape[1])
         self.W, self.zero_rows, self.zero_cols = without_zero_lines(W)
         self.tol, self.rounds = tol, 0
         working = torch.float64 if self.W.dtype == torch.float64 else torch.float32
@@ -196,8 +185,9 @@ class _Scaling:
             gain = self.energy / float(gram.diagonal().sum())
             gram *= gain
             self.r = self.r * gain**0.5
-        s = values_of(gram, self.W, self.r, self.c, notes)
-        return _spectrum(s, self.W, self.rank, equalised=True, spread=self.spread)
+        return Spectrum(
+            values_of(gram, self.W, self.r, self.c, notes), *self.W.shape, equalised=True, spread=self.spread
+        )
 
     def even_out_rest(self, spikes: int, notes: list[str] | None) -> None:
         """Finds the scales that even out what is left of W~ when its `spikes` largest values are taken out."""

@@ -17,7 +17,7 @@ of W; its sigma, edge and spikes refer to that matrix.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import pi, sqrt
 
 import numpy as np
@@ -99,6 +99,20 @@ class Spectrum:
     def eigenvalues(self) -> NDArray[np.float64]:
         """The eigenvalues s**2 / n, descending, in the unit of W squared."""
         return self.s**2 / self.n
+
+    def largest(self, k: int) -> Spectrum:
+        """Returns the spectrum with only its k largest values known, and itself where it has no more.
+
+        So a matrix is read that was cut to k values: what stands below them is rounding, or was added since.
+
+        Args:
+            k: number of values, a count.
+
+        Example:
+            >>> Spectrum([3.0, 1.0, 0.0], 5, 3).largest(2)
+            Spectrum(5 x 3, 2 values, largest 3, incomplete)
+        """
+        return self if k >= len(self.s) else replace(self, s=self.s[:k], complete=False)
 
     def noise_edge(self, beta: float) -> float:
         """Returns the singular value that noise of unit variance, treated as this matrix was, exceeds with odds beta.

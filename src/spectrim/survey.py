@@ -376,15 +376,18 @@ def _read(site: Site, stored: tuple[Tensor, ...] | Exception, how: _How) -> Read
         "fingerprint": fingerprint(*stored),
         "splittable": site.split is not None,
     }
-    plain, rank = None, site.pair_rank  # a pair shows the values that a cut has left of a whole matrix
+    plain, cut = None, site.pair_rank is not None and site.pair_rank < min(site.rows, site.cols)
     try:
-        plain_spectrum = read_spectrum(W, notes=notes, rank=rank)
+        plain_spectrum = read_spectrum(W, notes=notes)
+        if cut:
+            plain_spectrum = plain_spectrum.largest(site.pair_rank)
+            notes.append(f"a pair: judged by the {site.pair_rank} values that a cut has left, without equalisation")
         plain = _asked(how.edge, plain_spectrum)
-        if not how.equalize:
+        if not how.equalize or cut:  # what is left of noise is no longer even over rows and columns
             if how.vectors:
                 known["structured"] = _structured(W, plain_spectrum, plain, notes)
             return Reading(**known, spectrum=plain_spectrum, fit=plain, note="; ".join(notes), **_zero_lines(W))
-        spectrum, even = read_equalised(W, how.edge, EVEN, notes, rank)
+        spectrum, even = read_equalised(W, how.edge, EVEN, notes)
         fit = _asked(how.edge, spectrum)
         if how.vectors:
             known["structured"] = _structured(even.apply(W), spectrum, fit, notes)
