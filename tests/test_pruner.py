@@ -174,6 +174,7 @@ def test_factors_of_another_origin_are_no_rest_of_noise():
 OPTIMIZERS = {
     "sgd": lambda params: torch.optim.SGD(params, lr=0.01),
     "momentum": lambda params: torch.optim.SGD(params, lr=0.01, momentum=0.9, nesterov=True),
+    "momentum, fused": lambda params: torch.optim.SGD(params, lr=0.01, momentum=0.9, fused=True),
     "adamw": lambda params: torch.optim.AdamW(params, lr=1e-3),
     "amsgrad": lambda params: torch.optim.Adam(params, lr=1e-3, amsgrad=True, foreach=True),
     "fused": lambda params: torch.optim.Adam(params, lr=1e-3, fused=True),

@@ -79,6 +79,9 @@ def hand_over(
                 for successor, value in first.get(id(p), {}).items():
                     params.append(value)
                     names.append(successor)
+                    # torch's fused kernel wants a buffer for all parameters or for none; zeros are a start anew.
+                    if group.get("fused") and group.get("momentum"):
+                        optimizer.state[value]["momentum_buffer"] = torch.zeros_like(value)
             group["params"][:] = params
             if group.get("param_names"):
                 group["param_names"][:] = names
