@@ -23,7 +23,7 @@ test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3000
 
 lint: setup
-	$(BIN)/ruff check src tests benchmarks experiments && $(BIN)/ruff format --check src tests benchmarks experiments
+	$(BIN)/ruff check src tests benchmarks experiments examples && $(BIN)/ruff format --check src tests benchmarks experiments examples
 
 wheel: setup
 	$(BIN)/python -m build --wheel

@@ -53,6 +53,22 @@ def idx_images(folder: str | Path) -> Images:
     return Images(train[:, None] / 255.0, train_labels.long(), test[:, None] / 255.0, test_labels.long())
 
 
+def made_images(
+    items: int = 600, test: int = 200, side: int = 8, channels: int = 1, noise: float = 0.25, seed: int = 0
+) -> Images:
+    """Returns ten classes made by chance: a smooth pattern each, moved by up to a pixel, in noise; for toy runs."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(10, channels, 4, 4, generator=generator)
+    patterns = torch.nn.functional.interpolate(coarse, size=(side + 2, side + 2), mode="bicubic").clamp(0, 1)
+    total = items + test
+    labels = torch.arange(total) % 10
+    moves = torch.randint(0, 3, (total, 2), generator=generator).tolist()
+    pairs = zip(labels.tolist(), moves, strict=True)
+    clean = torch.stack([patterns[k, :, i : i + side, j : j + side] for k, (i, j) in pairs])
+    pixels = (clean + noise * torch.randn(clean.shape, generator=generator)).clamp(0, 1)
+    return Images(pixels[:items], labels[:items], pixels[items:], labels[items:])
+
+
 def cifar_images(archive: str | Path) -> Images:
     """Returns CIFAR-10 from a tar archive of JPEGs named train/CLASS/*.jpg and test/CLASS/*.jpg (needs Pillow)."""
     from PIL import Image

@@ -91,3 +91,16 @@ def test_the_worth_of_small_directions_is_that_of_the_benchmark():
             none, small, structured = rows
             told = f"| {basis} | {share:g} | {none['cosine']:.3f} | {small['cosine']:.3f} ({small['also']}) | "
             assert told + f"{structured['cosine']:.3f} ({structured['also']}) |" in page
+
+
+def test_the_figures_of_the_penalties_are_those_of_the_benchmark():
+    record = json.loads((ROOT / "benchmarks/results/penalties.json").read_text())
+    page = (ROOT / "docs/training.md").read_text()
+    assert not record["quick"] and len(record["errors"]) == 5
+    for row in record["errors"].values():
+        told = " | ".join("<1e-12" if value < 1e-12 else f"{value:.2g}" for value in row.values())
+        assert f" | {told} |" in page, told
+    narrow, wide = record["costs"].values()
+    for name in set(narrow) - {"ms", "stable rank, 3 steps", "stable rank, 12 steps"}:
+        told = f"{round(100 * wide[name])} %" if name in wide else "not run"
+        assert f" | {round(100 * narrow[name])} % | {told} |" in page, name

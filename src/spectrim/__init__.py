@@ -9,15 +9,15 @@
 True
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
-from . import edges, laws, penalties, planted, schedules
+from . import edges, laws, penalties, planted, schedules, sparsify
 from .edges import Bema, Broadening, GavishDonoho, Median, ScreeNot
 from .factored import load
 from .linalg import Factors
 from .plan import Entry, Plan
 from .pruner import Pruner
-from .reading import Equalised, equalize, read_spectrum
+from .reading import equalize, read_spectrum
 from .sites import Site
 from .spectrum import NoiseFit, Spectrum
 from .survey import Reading, Survey
@@ -36,7 +36,6 @@ __all__ = [
     "Change",
     "Changes",
     "Entry",
-    "Equalised",
     "Factors",
     "GavishDonoho",
     "Median",
@@ -59,6 +58,7 @@ __all__ = [
     "planted",
     "read_spectrum",
     "schedules",
+    "sparsify",
     "survey",
     "trim",
 ]

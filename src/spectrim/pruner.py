@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from . import factored
 from .edges import Bema
 from .handover import Optimizers, as_tuple, check_trained, hand_over
-from .linalg import Factors, leading
+from .linalg import Factors, leading, one_thread
 from .modules import of_module
 from .reading import Equalised, read_equalised, read_spectrum
 from .schedules import Schedule, value
@@ -23,6 +24,9 @@ from .trim import Change
 from .verdict import GATE, judge
 
 COMPILED = "_orig_mod"  # where torch.compile keeps the model that it was given
+# Where every matrix has a shorter side below this, decompositions take one thread: a second gains little, and the pools
+# of torch, numpy and scipy wait for one another in busy loops.
+SMALL = 512
 
 
 class Pruner:
@@ -125,8 +129,16 @@ class Pruner:
         if not self.due(epoch):
             return []
         start = time.perf_counter()
-        share = value(self.keep, epoch)
         sites = self._sites()
+        small = max(min(site.rows, site.cols) for site in sites) < SMALL
+        try:
+            with one_thread() if small else nullcontext():
+                return self._step(epoch, sites)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+    def _step(self, epoch: int, sites: list[Site]) -> list[Change]:
+        share = value(self.keep, epoch)
         bad = [site.name for site in sites if not torch.isfinite(site.get()).all()]
         if bad:
             more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
@@ -145,7 +157,6 @@ class Pruner:
                 cuts.append(self._cut(site, scales, *decided))
         changes = self._carry_out(cuts)
         self.readings, self.kept = readings, kept
-        self.seconds += time.perf_counter() - start
         return changes
 
     def state_dict(self) -> dict:
