@@ -311,7 +311,8 @@ def fit(
     data = prepared(recipe, images, device)
     drawn, order = (torch.Generator().manual_seed(2 * seed + k) for k in (0, 1))
     net = build(recipe, images.train.shape[-1], drawn).to(device)
-    torch.manual_seed(seed)  # dropout draws from the global generator and takes no other
+    if recipe.dropout:
+        torch.manual_seed(seed)  # dropout draws from the global generator and takes no other
     if recipe.adam:
         optimizer: torch.optim.Optimizer = torch.optim.Adam(net.parameters(), lr=recipe.rate)
     else:

@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
         *("sites", "modules", "names", "checkpoint", "factored"),
     },
     "sparsify": {"modules", "sites", "trim"},
-    "handover": set(),
+    "handover": {"sites"},
     "pruner": {
         *("edges", "factored", "handover", "linalg", "modules", "reading", "schedules", "sites", "spectrum"),
         *("survey", "trim", "verdict"),

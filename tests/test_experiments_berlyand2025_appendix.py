@@ -72,7 +72,7 @@ def test_the_control_by_chance_cuts_as_much(toy):
 
 def test_the_portion_of_47_makes_no_square_layer_smaller_in_100_epochs():
     # r = K + int(f (p - K)) with f >= 1 - 99 / 200 is at least p / 2, and a pair of p / 2 values is no smaller.
-    for p in (375, 3000):
+    for p in (750, 3000):
         for spikes in range(0, 100, 7):
             rank = spikes + int((1 - 99 / 200) * (p - spikes))
             assert not rank * 2 * p < p * p
@@ -84,7 +84,7 @@ def test_the_jobs_are_ordered_by_starts_and_cost_something():
     assert [int(name[-1]) for name in arms] == sorted(int(name[-1]) for name in arms) and len(arms) == 3 * len(run.ARMS)
     assert all(job.seconds > 1 for job in listed.values())
     recipe = listed["A1 MP, seed 0"].kwargs["recipe"]
-    assert recipe.sizes == (784, 375, 375, 375, 375, 62, 10) and recipe.epochs == 33
+    assert recipe.sizes == (784, 750, 750, 750, 750, 125, 10) and recipe.epochs == 33
     full = run.make_jobs("full", None, "cpu")["A1 MP, seed 0"].kwargs["recipe"]
     assert full == replace(run.FULL, pruning=run.CUTS)
 

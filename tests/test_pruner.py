@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -375,6 +378,29 @@ def test_the_cut_model_is_surveyed_saved_and_loaded(tmp_path):
     x = torch.randn(2, 80)
     torch.testing.assert_close(again(x), net(x))
     assert done.params_after < done.params_before
+
+
+def test_what_was_done_is_told_and_saved_for_others(tmp_path):
+    net = net_of(planted_layer(60, 80, 2, dtype=torch.float32), planted_layer(8, 60, 1, dtype=torch.float32))
+    seen = []
+    pruner = Pruner(net, None, keep=lambda epoch: 0.3 - 0.1 * epoch, progress=lambda sites: seen.append(sites) or sites)
+    assert str(pruner) == "nothing was cut so far"
+    for epoch in (0, 1):
+        pruner.step(epoch)
+    assert [epoch for epoch, _ in pruner.history] == [0, 1] and [len(sites) for sites in seen] == [2, 2]
+    rank = pruner.history[-1][1].rank
+    told = str(pruner).splitlines()
+    assert told[0] == f"1 matrices cut; they hold {140 * rank} of 4800 numbers"
+    assert f"rank {rank} since epoch 1, 4800 -> {140 * rank}" in told[1] and "too small" in told[2]
+    folder = pruner.save(tmp_path / "out")
+    script = "import sys, torch; sys.path.insert(0, sys.argv[1]); sys.modules['spectrim'] = None\n" + (
+        "from modeling_spectrim import load; from torch import nn\n"
+        "net = load(nn.Sequential(nn.Linear(80, 60), nn.Tanh(), nn.Linear(60, 8)), sys.argv[1])\n"
+        "torch.save(net(torch.ones(2, 80)), sys.argv[2])\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(folder), str(tmp_path / "y.pt")], check=True)
+    torch.testing.assert_close(torch.load(tmp_path / "y.pt"), net(torch.ones(2, 80)))
+    assert [c["epoch"] for c in json.loads((folder / "spectrim.json").read_text())["pruned"]] == [0, 1]
 
 
 # What is refused, with the model as it was

@@ -254,7 +254,7 @@ def faults():
     """Places where things can go wrong late, each with the module and the name that is made to fail."""
     yield pytest.param(TRIM, "truncate", 3, RuntimeError("injected"), id="decomposition")
     yield pytest.param(TRIM, "write_tensors", 1, OSError(28, "No space left on device"), id="first file")
-    yield pytest.param(TRIM, "_write_record", 1, OSError(28, "No space left on device"), id="record")
+    yield pytest.param(TRIM, "write_structure", 1, OSError(28, "No space left on device"), id="record")
     yield pytest.param(TRIM, "copy_companions", 1, PermissionError(13, "denied"), id="companions")
     yield pytest.param(TRIM, "_verify_written", 1, RuntimeError("injected"), id="verification")
     yield pytest.param(TRIM, "truncate", 2, KeyboardInterrupt(), id="interrupt")
@@ -385,13 +385,12 @@ def test_ctrl_c_leaves_the_output_absent_or_whole(moment, slow_trim, tmp_path):
     err = process.communicate(timeout=60)[1]
     there = [f.name for f in tmp_path.iterdir()]
     assert there in ([], ["out"])
-    assert "Traceback" not in err
-    if there:  # it was done; in its last moments the interpreter itself takes the signal
+    if there:  # it was done; in its last moments the interpreter itself takes the signal, and says so in its own way
         assert moment > 0
         assert_whole(tmp_path / "out")
         assert process.returncode in (0, 130, -signal.SIGINT)
     else:
-        assert process.returncode == 130 and "stopped" in err
+        assert process.returncode == 130 and "stopped" in err and "Traceback" not in err
 
 
 def test_ctrl_c_while_starting_leaves_nothing(slow_trim, tmp_path):

@@ -104,7 +104,63 @@ def tables(results: dict[str, Any]) -> dict[str, list[list[str]]]:
         if runs_[0]["changes"] or "small" in name:
             chain = ("→".join(map(str, sizes)) for sizes in runs_[0]["architecture"].values())
             layers.append([name, ", ".join(chain)])
-    return {"accuracy": accuracy, "pairs": pairs, "sparse": sparse, "layers": layers}
+    tables = {"accuracy": accuracy, "pairs": pairs, "sparse": sparse, "layers": layers}
+    return tables | {"answers": answers(results)}
+
+
+def answers(results: dict[str, Any]) -> list[list[str]]:
+    """Returns each expectation of run.py with what was measured of it."""
+    found = nets(results)
+
+    def gain(one: str, other: str) -> str:
+        if one not in found or other not in found:
+            return "not run"
+        mean, half = difference(found[one], found[other])
+        return f"{mean:+.2f} ± {half:.2f}"
+
+    def kept(name: str) -> str:
+        shares = [100 * run["epochs"]["params"][-1] / sum_of(run["start"]) for run in found.get(name, ())]
+        return f"{min(shares):.0f} to {max(shares):.0f} %" if shares else "not run"
+
+    def variances(one: str, other: str) -> str:
+        if one not in found or other not in found or len(found[other]) < 2:
+            return "not run"
+        return f"{(figures(found[one])['spread'] / figures(found[other])['spread']) ** 2:.2f}"
+
+    default, fashion, small = "mnist pruned by default", "fashion pruned", ", as small from the start"
+    cut = sorted({c["name"] for run in found.get("cifar pruned", ()) for c in run["changes"]})
+    return [
+        ["expected", "found"],
+        [
+            "MNIST: pruned nets keep 40 to 60 % of the parameters, means within .3 points",
+            f"by default {kept(default)}, {gain(default, 'mnist')} points; alpha .25, beta .9: {kept('mnist pruned')}, "
+            f"{gain('mnist pruned', 'mnist')}",
+        ],
+        [
+            "Fashion-MNIST: within .5 points, either sign; L1 + L2 add up to .5",
+            f"pruned {gain(fashion, 'fashion')}, with L1 + L2 {gain(fashion + ' L1 + L2', 'fashion L1 + L2')}; "
+            f"L1 + L2 alone {gain('fashion L1 + L2', 'fashion')}",
+        ],
+        [
+            "the spread over starts is not smaller with pruning",
+            f"ratio of the variances: MNIST {variances(default, 'mnist')}, "
+            f"Fashion-MNIST {variances(fashion, 'fashion')}, "
+            f"with L1 + L2 {variances(fashion + ' L1 + L2', 'fashion L1 + L2')}",
+        ],
+        [
+            "a net as small from the start does as well, within .3 points",
+            f"pruned against small: MNIST {gain(default, default + small)}, "
+            f"Fashion-MNIST {gain(fashion, fashion + small)}",
+        ],
+        [
+            "any part of the bulk is no more than .3 points worse",
+            f"largest against any: {gain(fashion, fashion + ' by chance')}",
+        ],
+        [
+            "CIFAR-10: the linear layer alone is cut, less than two points",
+            f"cut: {', '.join(cut) or 'nothing'}; {gain('cifar pruned', 'cifar')}; {kept('cifar pruned')} are kept",
+        ],
+    ]
 
 
 def between(starts: int) -> str:

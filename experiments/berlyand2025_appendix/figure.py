@@ -61,6 +61,7 @@ def tables(results: dict[str, Any]) -> dict[str, list[list[str]]]:
         "law": law(results),
         "widths": bounds(results),
         "sparse": sparse(results),
+        "answers": answers(results),
     }
 
 
@@ -223,6 +224,88 @@ def sparse(results: dict[str, Any]) -> list[list[str]]:
             cells = [spread([100 * within(run["sparse"], points) for run in found], 1) for points in (0.5, 2)]
             rows.append([name, *cells])
     return rows
+
+
+def answers(results: dict[str, Any]) -> list[list[str]]:
+    """Returns each expectation of run.py with what was measured of it."""
+    arms_ = {name: runs(results, f"A1 {name}") for name in ARMS}
+    closed = [(name, run) for name, found in arms_.items() if "open" not in name for run in found]
+    opened = [run for name, found in arms_.items() if "open" in name for run in found]
+    by_start: dict[int, list[int]] = {}
+    for _, run in closed:
+        by_start.setdefault(run["seed"], []).append(run["dead"])
+    starts = "; ".join(f"start {seed}: {', '.join(map(str, lost))}" for seed, lost in sorted(by_start.items()))
+    with_dead = [run for _, run in closed if run["dead"]]
+    back = [
+        name
+        for name, run in closed
+        if name.startswith("MP") and run["dead"] < min(run["epochs"]["dead"][4:5], default=0)
+    ]
+    cut = [run for name, found in arms_.items() if name.startswith("MP") for run in found]
+    kept = [100 * run["epochs"]["params"][-1] / sum_of(run["start"]) for run in cut]
+    square = sum(c["action"] == "split" and c["name"] in ("fc2", "fc3", "fc4") for run in cut for c in run["changes"])
+    halves = [within(run["sparse"], 1) for found in arms_.values() for run in found]
+    sweeps = noisy(results)
+    ratios = ", ".join(f"{sweep['slope'] / sweep['entries']:.4f}" for sweep in sweeps)
+    flat = [
+        max(e for e, (x, _) in zip(w["eps"], w["test"], strict=True) if x >= w["test"][0][0] - 0.01) for w in sweeps
+    ]
+    return [
+        ["expected", "found"],
+        ["with the last ReLU some nets lose classes", f"{len(with_dead)} of {len(closed)} nets"],
+        ["... by the start more than by the arm", f"dead classes of the arms, in their order: {starts}"],
+        [
+            "without it no class dies, and pruning changes less than half a point",
+            f"{sum(run['dead'] > 0 for run in opened)} of {len(opened)} nets lost one; pruning: "
+            f"{gains(arms_['MP, open'], arms_['none, open'])} points",
+        ],
+        [
+            "cuts do not bring dead classes back often",
+            f"{len(back)} of {sum(name.startswith('MP') for name, _ in closed)} end with fewer than after 5 epochs",
+        ],
+        [
+            "any part of the bulk does as well, within a point",
+            f"largest against any: {gains(arms_['MP'], arms_['MP by chance'])}",
+        ],
+        [
+            "no square layer is split, more than 85 % of the parameters stay",
+            f"{square} of their cuts were; {min(kept):.1f} to {max(kept):.1f} % stay" if kept else "not run",
+        ],
+        [
+            "half of the weights can go within a point",
+            f"{100 * min(halves):.0f} to {100 * max(halves):.0f} % are needed" if halves else "not run",
+        ],
+        [
+            "accuracy is flat and falls then; squares grow by eps^2 times the entries within 1 %",
+            f"within a point up to eps = {', '.join(f'{e:g}' for e in flat)}; ratios {ratios}" if sweeps else "not run",
+        ],
+        ["a(N) grows at the start under N(0, 1 / inputs), falls under N(0, 1 / inputs^2)", growth(results)],
+    ]
+
+
+def gains(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> str:
+    """Returns the differences of the test accuracy in points, start by start."""
+    both = zip(one, other, strict=False)
+    return ", ".join(f"{100 * (a['test_accuracy'] - b['test_accuracy']):+.2f}" for a, b in both) or "not run"
+
+
+def growth(results: dict[str, Any]) -> str:
+    """Returns how a(N) and a'(N) at the start change from the smallest width to the largest, and the accuracy there."""
+    parts = []
+    for name in STARTS:
+        found = by_width(results, name)
+        if len(found) > 1:
+            low, high = min(found), max(found)
+            ratios = [
+                np.mean([run["before"][key] for run in found[high]])
+                / np.mean([run["before"][key] for run in found[low]])
+                for key in ("a", "a_prime")
+            ]
+            accuracy = np.mean(percent(found[high], "test_accuracy"))
+            parts.append(
+                f"{name}: a times {ratios[0]:.2f}, a' times {ratios[1]:.2f} from {low} to {high}, then {accuracy:.1f} %"
+            )
+    return "; ".join(parts) or "not run"
 
 
 def main() -> None:

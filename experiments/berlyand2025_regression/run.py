@@ -212,7 +212,7 @@ def main() -> None:
     """Runs both designs and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"))
-    parser.add_argument("--quick", "--toy", dest="quick", action="store_true", help="three seeds of a tenth of the size")
+    parser.add_argument("--quick", "--toy", dest="quick", action="store_true", help="three seeds, a tenth of the size")
     options = parser.parse_args()
     config = Config()
     if options.quick:

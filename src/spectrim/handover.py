@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+
+from .sites import Layer
 
 Optimizers = Optimizer | Sequence[Optimizer] | None
 
@@ -88,3 +90,46 @@ def hand_over(
         if touched and isinstance(optimizer, torch.optim.LBFGS):  # its history is of all parameters in one vector
             optimizer.state.clear()
             optimizer._numel_cache = None
+
+
+class Handover:
+    """While it is open layers may be replaced; at the end the optimisers hold what stands there then.
+
+    `fresh` names then, by layer, the parameters that took the place of others.
+    """
+
+    def __init__(self, model: nn.Module, layers: Iterable[Layer], optimizers: Sequence[Optimizer]) -> None:
+        self.model, self.optimizers = model, optimizers
+        self.before = {layer.name: (layer, parameters_of(model, layer)) for layer in layers}
+        self.fresh: dict[str, tuple[str, ...]] = {}
+
+    def __enter__(self) -> Handover:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        hand_over(self.optimizers, self._replaced())
+
+    def _replaced(self) -> Iterator[tuple[list[nn.Parameter], dict[str, nn.Parameter]]]:
+        for name, (layer, old) in self.before.items():
+            now = parameters_of(self.model, layer)
+            kept = {id(p) for p in old.values()} & {id(p) for p in now.values()}
+            fresh = {key: p for key, p in now.items() if id(p) not in kept}
+            self.fresh[name] = tuple(fresh)
+            for vectors in (False, True):  # a bias that was cut into pieces goes where the bias was
+                gone = [p for p in old.values() if id(p) not in kept and (p.ndim == 1) is vectors]
+                new = {key: p for key, p in fresh.items() if (p.ndim == 1) is vectors}
+                if gone:
+                    yield gone, new
+
+
+def parameters_of(model: nn.Module, layer: Layer) -> dict[str, nn.Parameter]:
+    """Return the parameters of a layer as it stands in the model now, by their full names."""
+    if layer.form != "parameter":
+        return {f"{layer.name}.{key}": p for key, p in model.get_submodule(layer.name).named_parameters()}
+    owner, _, tensor = layer.name.rpartition(".")
+    module = model.get_submodule(owner)
+    place = f"{owner}." if owner else ""
+    if tensor in module._parameters:
+        return {layer.name: module._parameters[tensor]}
+    chain = module.parametrizations[tensor]
+    return {f"{place}parametrizations.{tensor}.{key}": p for key, p in chain.named_parameters()}

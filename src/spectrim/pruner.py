@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from . import factored
 from .edges import Bema
-from .handover import Optimizers, as_tuple, check_trained, hand_over
+from .handover import Handover, Optimizers, as_tuple, check_trained, parameters_of
 from .linalg import Factors, leading, one_thread
 from .modules import of_module
 from .reading import Equalised, read_equalised, read_spectrum
 from .schedules import Schedule, value
-from .sites import Layer, Site
+from .sites import Site
 from .spectrum import SMALLEST
-from .survey import Edge, Reading
-from .trim import Change
+from .survey import Edge, Progress, Reading
+from .trim import Change, save
 from .verdict import GATE, judge
 
 COMPILED = "_orig_mod"  # where torch.compile keeps the model that it was given
@@ -60,8 +62,10 @@ class Pruner:
         floor: values that are always kept, a count. Ten, below which no noise can be told, spares the last layer of a
             classifier of ten classes.
         fused: how weights that hold several matrices are read, as in `survey`.
+        progress: wraps the iteration over the matrices of a step, for instance `tqdm`.
 
     Attributes:
+        history: (epoch, `Change`) of all steps so far.
         readings: what the last step that was due read, by name of the matrix.
         kept: what it left alone, by name, each with the reason.
         seconds: time spent in steps so far, and `decomposing`, the part of it in decompositions.
@@ -93,6 +97,7 @@ class Pruner:
         only: Callable[[str], bool] | None = None,
         floor: int = SMALLEST,
         fused: str = "split",
+        progress: Progress | None = None,
     ) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"every is a number of epochs, 1 or more, not {every!r}")
@@ -106,7 +111,8 @@ class Pruner:
         self.model, self.optimizers, self.keep, self.every = model, as_tuple(optimizer), keep, every
         self.edge = Bema() if edge is None else edge
         self.gate, self.split, self.rebuild, self.equalize = gate, split, rebuild, equalize
-        self.only, self.floor, self.fused = only, floor, fused
+        self.only, self.floor, self.fused, self.progress = only, floor, fused, progress or iter
+        self.history: list[tuple[int, Change]] = []
         self.readings: dict[str, Reading] = {}
         self.kept: dict[str, str] = {}
         self.seconds = self.decomposing = 0.0
@@ -147,7 +153,7 @@ class Pruner:
                 "has diverged before this step; nothing was changed"
             )
         readings, kept, cuts = {}, {}, []
-        for site in sites:
+        for site in self.progress(sites):
             reading, scales = self._read(site)
             readings[site.name] = reading
             decided = self._decide(site, reading, share)
@@ -157,7 +163,31 @@ class Pruner:
                 cuts.append(self._cut(site, scales, *decided))
         changes = self._carry_out(cuts)
         self.readings, self.kept = readings, kept
+        self.history += [(epoch, change) for change in changes]
         return changes
+
+    def __str__(self) -> str:
+        """What was done so far, one line a matrix."""
+        first: dict[str, Change] = {}
+        last: dict[str, tuple[int, Change]] = {}
+        for epoch, change in self.history:
+            first.setdefault(change.name, change)
+            last[change.name] = epoch, change
+        before = sum(change.params_before for change in first.values())
+        after = sum(change.params_after for _, change in last.values())
+        lines = [
+            f"{len(last)} matrices cut; they hold {after} of {before} numbers" if last else "nothing was cut so far"
+        ]
+        for name, (epoch, change) in last.items():
+            count = f"{first[name].params_before} -> {change.params_after}"
+            lines.append(f"  {name:<48} {change.action:<6} rank {change.rank} since epoch {epoch}, {count}")
+        lines += [f"  {name:<48} kept   {why}" for name, why in self.kept.items() if name not in last]
+        return "\n".join(lines)
+
+    def save(self, out: str | os.PathLike) -> Path:
+        """Write the model as it is to a new folder and return its path; it loads without spectrim (`Changes.save`)."""
+        history = [{"epoch": epoch, **asdict(change)} for epoch, change in self.history]
+        return save(self.model, out, {"pruned": history})
 
     def state_dict(self) -> dict:
         """Return what a resumed training needs beside the states of model and optimiser: which layers are pairs."""
@@ -174,7 +204,7 @@ class Pruner:
         unknown = [name for name in missing if name not in layers]
         if unknown:
             raise ValueError(f"this state belongs to another model: it has no layer {', '.join(unknown[:3])}")
-        with _Handover(self, [layers[name] for name in missing]):
+        with Handover(self.model, [layers[name] for name in missing], self.optimizers):
             factored.restructure(self.model, missing)
         self._ranks = dict(state["ranks"])
 
@@ -198,7 +228,7 @@ class Pruner:
                 {
                     name: p
                     for layer in layers.values()
-                    for name, p in _parameters(self.model, layer).items()
+                    for name, p in parameters_of(self.model, layer).items()
                     if p.ndim > 1
                 },
             )
@@ -261,7 +291,7 @@ class Pruner:
         by_layer: dict[str, list[_Cut]] = {}
         for cut in cuts:
             by_layer.setdefault(cut.site.layer.name, []).append(cut)
-        with _Handover(self, [group[0].site.layer for group in by_layer.values()]) as handed:
+        with Handover(self.model, [group[0].site.layer for group in by_layer.values()], self.optimizers) as handed:
             for group in by_layer.values():
                 group[0].site.layer.replace({cut.site.part: cut.piece for cut in group})
         for cut in cuts:
@@ -298,42 +328,3 @@ class _Cut:
         return Change(
             self.site.name, self.action, self.rank, before, after.params, None, self.error, self.seconds, fresh
         )
-
-
-class _Handover:
-    """While it is open layers may be replaced; at the end the optimisers hold what stands there then."""
-
-    def __init__(self, pruner: Pruner, layers: list[Layer]) -> None:
-        self.pruner, self.before = pruner, {layer.name: (layer, _parameters(pruner.model, layer)) for layer in layers}
-        self.fresh: dict[str, tuple[str, ...]] = {}
-
-    def __enter__(self) -> _Handover:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        hand_over(self.pruner.optimizers, self._replaced())
-
-    def _replaced(self) -> Iterator[tuple[list[nn.Parameter], dict[str, nn.Parameter]]]:
-        for name, (layer, old) in self.before.items():
-            now = _parameters(self.pruner.model, layer)
-            kept = {id(p) for p in old.values()} & {id(p) for p in now.values()}
-            fresh = {key: p for key, p in now.items() if id(p) not in kept}
-            self.fresh[name] = tuple(fresh)
-            for vectors in (False, True):  # a bias that was cut into pieces goes where the bias was
-                gone = [p for p in old.values() if id(p) not in kept and (p.ndim == 1) is vectors]
-                new = {key: p for key, p in fresh.items() if (p.ndim == 1) is vectors}
-                if gone:
-                    yield gone, new
-
-
-def _parameters(model: nn.Module, layer: Layer) -> dict[str, nn.Parameter]:
-    """The parameters of a layer as it stands in the model now, by their full names."""
-    if layer.form != "parameter":
-        return {f"{layer.name}.{key}": p for key, p in model.get_submodule(layer.name).named_parameters()}
-    owner, _, tensor = layer.name.rpartition(".")
-    module = model.get_submodule(owner)
-    place = f"{owner}." if owner else ""
-    if tensor in module._parameters:
-        return {layer.name: module._parameters[tensor]}
-    chain = module.parametrizations[tensor]
-    return {f"{place}parametrizations.{tensor}.{key}": p for key, p in chain.named_parameters()}

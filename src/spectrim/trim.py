@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -96,7 +96,7 @@ class Changes:
         """
         if self.model is None:
             raise ValueError("this trim wrote its folder already, or was undone; only a live model is saved here")
-        return save(self.model, out, self)
+        return save(self.model, out, _record(self))
 
 
 def trim(
@@ -306,7 +306,7 @@ def _trim_checkpoint(source: Checkpoint, plan: Plan, out: Path, progress: Progre
         next(stream, None)  # let a progress bar see the end
         write_index(folder, shards, nbytes)
         done = Changes(tuple(changes), plan, found.params, params, found.bytes, nbytes, out)
-        _write_record(folder, source.splits, done, architecture)
+        write_structure(folder, source.splits, _record(done), architecture)
     return done
 
 
@@ -323,13 +323,12 @@ def _verify_written(source: Checkpoint, tensors: dict[str, Tensor], works: list[
     return [work.verify(after[work.entry.name]) for work in works]
 
 
-def _write_record(folder: Path, splits: dict, done: Changes, architecture: str | None) -> None:
-    record = {"plan": json.loads(done.plan.to_json()), "achieved": done.to_dict()}
-    write_structure(folder, splits, record, architecture)
+def _record(done: Changes) -> dict:
+    return {"plan": json.loads(done.plan.to_json()), "achieved": done.to_dict()}
 
 
-def save(model: nn.Module, out: str | os.PathLike, done: Changes) -> Path:
-    """Write a trimmed live model to a new folder; see output.py for what stands there."""
+def save(model: nn.Module, out: str | os.PathLike, record: Mapping) -> Path:
+    """Write a cut live model to a new folder, with a record of what was done; see output.py for what stands there."""
     out = Path(out)
     state, tied, met = {}, {}, {}
     for name, t in model.state_dict().items():
@@ -349,5 +348,5 @@ def save(model: nn.Module, out: str | os.PathLike, done: Changes) -> Path:
             if getattr(transformers, type(model).__name__, None) is type(model):
                 architecture = type(model).__name__
         write_tensors(state, folder / "model.safetensors", tied)
-        _write_record(folder, factored.describe(model), done, architecture)
+        write_structure(folder, factored.describe(model), record, architecture)
     return out
