@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,11 @@ class RandomBulk:
             # The library's own pruner makes the pair and tells the optimiser; then its values are replaced.
             only = lambda site, name=name: site == name  # noqa: E731
             pruner = Pruner(net, optimizer, 0.0, edge=nothing_stands_out, gate=1.0, only=only, floor=rank)
-            changes += pruner.step(epoch)
-            overwrite(net.get_submodule(name), svd(W).select(chosen(held, spikes, rank, self.draw)))
+            made = pruner.step(epoch)
+            cut = net.get_submodule(name)
+            overwrite(cut, svd(W).select(chosen(held, spikes, rank, self.draw)))
+            # What the pruner wrote down is the error of its own cut, which the values drawn here have not.
+            changes += [replace(one, relative_error=distance(W, cut)) for one in made]
             self.held[name] = rank
         return changes
 
@@ -77,6 +81,14 @@ def overwrite(layer: nn.Module, part: Factors) -> None:
             half.weight.copy_(values.reshape(half.weight.shape))
     else:
         layer.weight.copy_(part.dense().reshape(layer.weight.shape))
+
+
+@torch.no_grad()
+def distance(W: Tensor, layer: nn.Module) -> float:
+    """Returns ||W - W'|| / ||W||, W' being the matrix that a layer, or the product of its two halves, stands for."""
+    halves = [half.weight.flatten(1).double() for half in (layer if isinstance(layer, nn.Sequential) else [layer])]
+    left = halves[0] if len(halves) == 1 else halves[1] @ halves[0]
+    return float((W.double() - left).norm() / W.double().norm())
 
 
 def follow(recipe: Recipe, images: Images, seed: int, device: str, record: Path | None = None) -> RandomBulk:

@@ -51,8 +51,9 @@ ALLOWED: dict[str, set[str]] = {
     },
     "sparsify": {"modules", "sites", "trim"},
     "handover": {"sites"},
+    "rule": {"linalg", "reading", "sites", "spectrum", "survey", "trim", "verdict"},
     "pruner": {
-        *("edges", "factored", "handover", "linalg", "modules", "reading", "schedules", "sites", "spectrum"),
+        *("edges", "factored", "handover", "linalg", "modules", "rule", "schedules", "sites", "spectrum"),
         *("survey", "trim", "verdict"),
     },
     "audit": {"plan"},

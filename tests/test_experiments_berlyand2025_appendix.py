@@ -187,6 +187,9 @@ def test_the_second_moment_of_figure_5_is_that_of_a_standard_deviation():
     mu2 = (after - before) / (0.01**2 * entries)
     assert mu2 == pytest.approx(0.01, rel=0.02)
     assert before / mu2 == pytest.approx(sum(sizes[1:]) / 3, rel=0.1)
+    # In training it would leave nothing of that start: A.1's rate, .01 times .96 every 4 epochs, and momentum .9.
+    steps = sum(469 * log(1 - 2 * mu2 * 0.01 * 0.96 ** (epoch // 4) / (1 - 0.9)) for epoch in range(100))
+    assert round(steps) == -59 and "exp(-59)" in (HERE / "README.md").read_text()
 
 
 @pytest.mark.skipif(not (HERE / "results.json").exists(), reason="not run")

@@ -185,6 +185,32 @@ def test_controls_keep_the_same_rank_or_halve_the_bulk():
         as_executed.cut_layer(linear(W), 1.0, way="best")
 
 
+@pytest.mark.parametrize("way", as_executed.WAYS)
+def test_a_cut_makes_its_tensors_where_the_layer_is(way):
+    # Whatever is made without a word about its place is made on "meta" here, and cannot meet the layer's own numbers.
+    for W in (planted(60, 200, 4, 1), planted(10, 60, 2, 0)):  # a pair, and a layer that stays one
+        layer = linear(W)
+        plain = as_executed.cut_layer(layer, 1.0, way, generator=torch.Generator().manual_seed(3))
+        with torch.device("meta"):
+            other = as_executed.cut_layer(layer, 1.0, way, generator=torch.Generator().manual_seed(3))
+        assert plain[1] == other[1]
+        both = zip(plain[0].parameters(), other[0].parameters(), strict=True)
+        assert all(b.device.type == "cpu" and torch.equal(a, b) for a, b in both)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("way", as_executed.WAYS)
+def test_a_cut_on_a_gpu_is_that_of_the_cpu(way):
+    layer = linear(planted(60, 200, 4, 1))
+    plain, moved = (
+        as_executed.cut_layer(copy.deepcopy(layer).to(device), 1.0, way, generator=torch.Generator().manual_seed(3))
+        for device in ("cpu", "cuda")
+    )
+    assert (plain[1].action, plain[1].rank, plain[1].above) == (moved[1].action, moved[1].rank, moved[1].above)
+    x = torch.randn(7, 200, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(plain[0](x), moved[0](x.cuda()).cpu(), atol=1e-3)
+
+
 def test_the_optimiser_forgets_and_holds_the_new_parameters():
     net = net_of((20, 40, 10))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
@@ -288,9 +314,28 @@ def test_every_job_of_the_toy_list_leaves_a_result(toy):
     left = toy["4.5 non-split, notebook, last ReLU, seed 0"]
     assert left["params_start"] == left["epochs"]["params"][-1] and not left["cuts"]
     assert toy["4.1 last ReLU, seed 0"]["accuracy"]["40"] == toy["4.1 last ReLU, seed 0"]["full"]
-    for found in toy.values():
-        if "runs" in found and not found["case"]["last_relu"]:
-            assert all(not r["test"]["dead"] or r["accuracy"][-1] < 0.9 for r in found["runs"])
+
+
+def test_dead_classes_are_those_without_recall_and_cost_their_share(toy):
+    runs = {name: found for name, found in toy.items() if name.startswith("starts")}
+    assert {found["case"]["last_relu"] for found in runs.values()} == {True, False}
+    for found in runs.values():
+        for r in found["runs"]:
+            recall = r["test"]["recall"]
+            assert r["test"]["dead"] == [c for c in range(10) if recall[c] < 0.005]
+            # The classes of the images made here are even, so the accuracy is the mean of the recalls.
+            assert r["test"]["accuracy"] == pytest.approx(np.mean(recall), abs=1e-5) == r["accuracy"][-1]
+            assert r["test"]["accuracy"] <= 1 - len(r["test"]["dead"]) / 10 + 1e-5
+            if found["case"]["last_relu"]:
+                assert set(r["silent"][-1]) - {0} <= set(r["test"]["dead"])  # class 0 may live on ties
+            elif r["test"]["dead"]:
+                assert r["test"]["tied"] == 0
+    # Of the same starts, a silent logit stays so with the ReLU, and moves without.
+    for sizes in ("shallow", "deep"):
+        closed, free = (runs[f"starts {sizes} notebook{end}"]["runs"] for end in ("", ", no last ReLU"))
+        for a, b in zip(closed, free, strict=True):
+            assert a["silent"][0] == b["silent"][0] == a["silent"][-1]
+        assert sum(len(b["silent"][-1]) for b in free) < sum(len(a["silent"][-1]) for a in closed)
 
 
 def test_tables_are_made_from_whatever_part_of_the_jobs_is_there(toy):

@@ -229,6 +229,9 @@ def test_the_control_by_chance_keeps_as_much_as_the_pruner_every_time_and_all_sp
                 # Every value that is left is one of the matrix that was cut.
                 gaps = (left[: change.rank, None] - whole[None]).abs().min(1).values
                 assert gaps.max() < 1e-4 * whole[0]
+                # The cut is a truncation to those: what it costs is the rest of the sum of squares.
+                lost = float((whole.square().sum() - left[: change.rank].square().sum()).sqrt() / whole.norm())
+                assert change.relative_error == pytest.approx(lost, abs=1e-4)
             return made
 
     cut = Watched(recipe.pruning, record["changes"], seed=0)
@@ -245,6 +248,7 @@ def test_the_control_by_chance_keeps_as_much_as_the_pruner_every_time_and_all_sp
     for name, error in first.items():
         s, rank = seen[1, name], next(c["rank"] for c in record["changes"] if c["name"] == name)
         assert error == pytest.approx(float(s[rank:].norm() / s.norm()), rel=1e-3)
+        assert next(c["relative_error"] for c in chance["changes"] if c["name"] == name) > error + 1e-3
 
 
 def test_the_control_follows_a_record_or_trains_anew(images, pruned, tmp_path):

@@ -6,7 +6,7 @@ import torch
 
 from spectrim import linalg
 from spectrim.edges import Bema
-from spectrim.linalg import singular_values, svd
+from spectrim.linalg import leading, singular_values, svd
 from spectrim.planted import noise, planted
 from spectrim.reading import equalize, read_equalised, read_spectrum
 
@@ -173,3 +173,29 @@ def test_vectors_survive_a_failing_driver(generator, monkeypatch):
     notes: list[str] = []
     np.testing.assert_allclose(read_equalised(made.W, Bema(), notes=notes)[0].s, whole, rtol=1e-6)
     assert "eigh (evx)" in notes[0]
+
+
+def test_leading_asks_for_what_is_there():
+    W = torch.randn(30, 50, generator=torch.Generator().manual_seed(0))
+    for k in (0, 31, -1):
+        with pytest.raises(ValueError, match="1 to 30 values"):
+            leading(W, k)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40), (50, 50)])
+def test_leading_is_the_truncated_decomposition(shape, dtype):
+    W = torch.randn(*shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    for k in (1, 7, 25, min(shape)):
+        found, best = leading(W, k), svd(W).truncate(k)
+        torch.testing.assert_close(found.s, best.s, rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(found.dense(), best.dense(), rtol=0, atol=1e-10)
+        torch.testing.assert_close(found.U.T @ found.U, torch.eye(k, dtype=torch.float64), rtol=0, atol=1e-10)
+
+
+def test_leading_of_a_matrix_of_lower_rank():
+    generator = torch.Generator().manual_seed(2)
+    W = torch.randn(40, 5, generator=generator) @ torch.randn(5, 60, generator=generator)
+    found = leading(W.double(), 20)
+    assert found.dense().isfinite().all()
+    torch.testing.assert_close(found.dense(), W.double(), rtol=0, atol=1e-6)

@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -241,7 +242,7 @@ def test_names_in_the_groups_follow():
     net = net_of(planted_layer(60, 80, 2))
     optimizer = torch.optim.SGD(net.named_parameters(), lr=0.1)
     Pruner(net, optimizer, keep=0.2).step(0)
-    assert optimizer.param_groups[0]["param_names"] == ["0.0.weight", "0.1.weight", "0.bias"]
+    assert optimizer.param_groups[0]["param_names"] == ["0.0.weight", "0.1.weight", "0.1.bias"]
 
 
 def test_momentum_of_a_matrix_that_is_rebuilt_in_place_stays():
@@ -503,3 +504,270 @@ def test_a_loss_falls_through_cuts():
         pruner.step(epoch)
     assert losses[-1] < 0.5 * losses[0]
     assert any(isinstance(module, Pair) for module in net.modules())
+
+
+# What is left of noise
+
+
+def static(rows: int, cols: int, strengths: np.ndarray, seed: int = 0) -> nn.Sequential:
+    made = planted.planted(rows, cols, strengths * planted.critical(rows, cols), generator=np.random.default_rng(seed))
+    net = net_of(nn.Linear(cols, rows, dtype=torch.float64))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor(made.W))
+    return net
+
+
+@pytest.mark.parametrize(("shape", "low", "high"), [((200, 200), 2.5, 3), ((200, 400), 2.5, 3), ((100, 1000), 2, 3)])
+def test_spikes_that_are_left_alone_are_not_taken_for_noise(shape, low, high):
+    """Twenty values of a like size, with no bulk beside them, pass for the top of a louder noise."""
+    net = static(*shape, np.linspace(low, high, 20))
+    pruner = Pruner(net, None, keep=0.0)
+    assert pruner.step(0)[0].rank == 20
+    assert pruner.step(1) == [] and "beside its spikes" in pruner.kept["0"]
+    again = Pruner(net, None, keep=0.0)
+    again.load_state_dict(pruner.state_dict())
+    assert again.step(2) == []
+
+
+def test_noise_that_seems_to_grow_louder_is_not_cut():
+    """Signal at the transition hides in the bulk; where the bulk below it has gone, it sets the level."""
+    net = static(300, 300, np.linspace(1.05, 1.6, 40))
+    pruner = Pruner(net, None, keep=lambda epoch: (0.5, 0.25, 0.1, 0.05)[epoch], floor=1)
+    levels, ranks = [], []
+    for epoch in range(4):
+        pruner.step(epoch)
+        levels.append(pruner.readings["0"].fit.sigma)
+        ranks.append(pruner.history[-1][1].rank)
+    assert levels[3] > 1.05 * levels[2] and ranks[3] == ranks[2] < ranks[1] < ranks[0]
+    assert "risen" in pruner.kept["0"]
+
+
+def test_rows_and_columns_of_zeros_are_no_bulk():
+    net = net_of(planted_layer(100, 80, 3))
+    with torch.no_grad():
+        net[0].weight[:, 60:] = 0
+    pruner = Pruner(net, None, keep=0.5)
+    (change,) = pruner.step(0)
+    spikes = pruner.readings["0"].fit.spikes
+    assert change.rank == spikes + int(0.5 * (60 - spikes)) and change.action == "split"
+    again = net_of(planted_layer(100, 80, 3))
+    with torch.no_grad():
+        again[0].weight[:, 60:] = 0
+    assert Pruner(again, None, keep=1.0).step(0) == []
+
+
+def test_a_pair_with_a_dead_direction_is_read_without_it():
+    net = net_of(planted_layer(100, 90, 3))
+    Pruner(net, None, keep=0.4).step(0)
+    with torch.no_grad():
+        net[0][0].weight[-1] = 0
+    held = net[0][0].out_features
+    pruner = Pruner(net, None, keep=0.2)
+    (change,) = pruner.step(0)
+    assert len(pruner.readings["0"].spectrum.s) == held - 1 and change.rank < held - 1
+
+
+def test_the_error_of_a_half_precision_pair_is_that_of_its_stored_halves():
+    net = net_of(planted_layer(60, 80, 2, dtype=torch.float32).bfloat16())
+    W = net[0].weight.detach().clone().double()
+    (change,) = Pruner(net, None, keep=0.3).step(0)
+    product = net[0][1].weight.double() @ net[0][0].weight.double()
+    assert change.relative_error == pytest.approx(float((W - product).norm() / W.norm()), rel=1e-5)
+
+
+# Models that are not as simple
+
+
+def test_what_is_frozen_in_attention_and_recurrent_layers_stays_so_and_can_be_cut_twice():
+    torch.manual_seed(0)
+    net = nn.ModuleDict({"lstm": nn.LSTM(64, 96), "attention": nn.MultiheadAttention(96, 4)})
+    for name, p in net.named_parameters():
+        p.requires_grad_("bias" not in name and "weight_hh" not in name)
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    pruner = Pruner(net, optimizer, keep=lambda epoch: (0.4, 0.2)[epoch])
+    for epoch in (0, 1):
+        assert pruner.step(epoch)
+        for name, p in net.named_parameters():
+            assert p.requires_grad == ("bias" not in name and "weight_hh" not in name), name
+    held = {id(p) for p in optimizer.param_groups[0]["params"]}
+    assert held == {id(p) for p in net.parameters() if p.requires_grad}
+
+
+def test_a_pair_half_of_which_the_optimiser_holds():
+    net = net_of(planted_layer(120, 100, 3))
+    Pruner(net, None, keep=0.4).step(0)
+    net[0][0].weight.requires_grad_(False)
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    Pruner(net, optimizer, keep=0.2).step(0)
+    held = {id(p) for p in optimizer.param_groups[0]["params"]}
+    assert {id(p) for p in net.parameters() if p.requires_grad} == held
+
+
+def test_a_bias_in_an_optimiser_that_was_not_given_is_told_where_it_would_be_cut_into_pieces():
+    net = nn.ModuleDict({"qkv": nn.Linear(80, 240), "out": nn.Linear(80, 80)})
+    matrices = torch.optim.SGD([p for p in net.parameters() if p.ndim > 1], lr=0.1)
+    with pytest.raises(ValueError, match=r"no optimiser given holds qkv\.bias"):
+        Pruner(net, matrices, keep=0.2)
+    both = [matrices, torch.optim.SGD([p for p in net.parameters() if p.ndim == 1], lr=0.1)]
+    Pruner(net, both, keep=0.2).step(0)
+    held = {id(p) for optimizer in both for p in optimizer.param_groups[0]["params"]}
+    assert held == {id(p) for p in net.parameters()}
+
+
+def test_parts_that_are_not_cut_keep_their_parameters_and_their_state():
+    torch.manual_seed(0)
+    net = nn.ModuleDict({"qkv": nn.Linear(80, 240), "attention": nn.MultiheadAttention(80, 4)})
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    only = {"qkv[q]", "attention.in_proj_weight[q]"}
+    pruner = Pruner(net, optimizer, keep=lambda epoch: (0.4, 0.2)[epoch], only=lambda name: name in only)
+    assert len(pruner.step(0)) == 2
+    x = torch.randn(5, 2, 80)
+    (net["qkv"](x).sum() + net["attention"](x, x, x)[0].square().sum()).backward()
+    optimizer.step()
+    before = dict(net.named_parameters())
+    changes = pruner.step(1)
+    fresh = {name for change in changes for name in change.fresh}
+    assert fresh == {
+        *("qkv.0.0.weight", "qkv.0.1.weight"),
+        *(f"attention.parametrizations.in_proj_weight.original{i}" for i in (0, 1)),
+    }
+    for name, p in net.named_parameters():
+        assert (p is before[name]) == (name not in fresh)
+        assert (p in optimizer.state) == (name not in fresh)
+
+
+class WithGain(nn.Linear):
+    def __init__(self, *sizes):
+        super().__init__(*sizes, bias=False)
+        self.gain = nn.Parameter(torch.ones(sizes[1]))
+
+
+@pytest.mark.parametrize(
+    "extra", ["parameter", "buffer", "parametrised bias", "compiled leaf", "tensor hook", "module hook"]
+)
+def test_a_layer_that_holds_or_is_watched_by_something_else_is_rebuilt_and_not_split(extra):
+    net = net_of(nn.Linear(90, 120), nn.Linear(120, 100))
+    if extra == "parameter":
+        net[0] = WithGain(90, 120)
+    elif extra == "buffer":
+        net[0].register_buffer("seen", torch.zeros(3))
+    elif extra == "parametrised bias":
+        nn.utils.parametrize.register_parametrization(net[0], "bias", nn.Identity())
+    elif extra == "compiled leaf":
+        net[0] = torch.compile(net[0], backend="eager")
+    elif extra == "tensor hook":
+        net[0].weight.register_hook(lambda gradient: 2 * gradient)
+    else:
+        net[0].register_forward_hook(lambda *_: None)
+    before, layer = net(torch.ones(1, 90)), net[0]
+    changes = {change.name.removesuffix("._orig_mod"): change for change in Pruner(net, None, keep=0.2, gate=1).step(0)}
+    assert changes["0"].action == "dense" and changes["2"].action == "split" and net[0] is layer
+    assert not torch.equal(net(torch.ones(1, 90)), before)
+
+
+def test_a_pair_that_is_watched_is_left_alone_and_the_others_are_cut():
+    net = net_of(planted_layer(60, 80, 2), planted_layer(60, 60, 2))
+    pruner = Pruner(net, None, keep=lambda epoch: (0.4, 0.2)[epoch])
+    pruner.step(0)
+    net[2][1].register_forward_hook(lambda *_: None)
+    assert [change.name for change in pruner.step(1)] == ["0"] and "cannot be cut again" in pruner.kept["2"]
+
+
+def test_who_still_holds_a_replaced_parameter_is_warned():
+    net = net_of(planted_layer(60, 80, 2))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    pruner = Pruner(net, optimizer, keep=lambda epoch: 0.4 - 0.1 * epoch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for epoch in range(2):
+            pruner.step(epoch)
+        listed = list(net.parameters())
+        pruner.step(2)
+    with pytest.warns(UserWarning, match=r"still holds 0\.0\.weight, 0\.1\.weight"):
+        pruner.step(3)
+    assert listed
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, torch.OutOfMemoryError])
+def test_an_interrupt_while_layers_are_exchanged_leaves_all_as_it_was(error, monkeypatch):
+    net = net_of(planted_layer(60, 80, 2), planted_layer(60, 60, 2), planted_layer(50, 60, 2))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    step_of(net, optimizer, 80)
+    pruner = Pruner(net, optimizer, keep=lambda epoch: (0.6, 0.3)[epoch])
+    pruner.step(0)
+    saved = pruner.state_dict()
+    held = [id(p) for p in net.parameters()]
+    from spectrim import factored
+
+    right, calls = factored._linear, []
+
+    def fails(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise error("stop")
+        return right(*arguments)
+
+    monkeypatch.setattr(factored, "_linear", fails)
+    unchanged(net, lambda: pruner.step(1), "stop", error)
+    assert [id(p) for p in net.parameters()] == [id(p) for p in optimizer.param_groups[0]["params"]] == held
+    assert pruner.state_dict() == saved and len(pruner.history) == 3
+    monkeypatch.undo()
+    assert len(pruner.step(1)) == 3
+
+
+def test_a_step_inside_inference_mode_leaves_what_can_be_trained():
+    net = net_of(planted_layer(60, 80, 2))
+    with torch.inference_mode():
+        Pruner(net, None, keep=0.2).step(0)
+    net(torch.ones(2, 80, dtype=torch.float64)).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_a_state_is_loaded_into_the_model_that_it_belongs_to():
+    net = net_of(planted_layer(60, 80, 2), planted_layer(60, 60, 2))
+    pruner = Pruner(net, None, keep=0.2)
+    fresh_state = pruner.state_dict()
+    pruner.step(0)
+    for state, match in (({}, "not the state of a pruner"), (fresh_state, "as it was built")):
+        unchanged(net, lambda state=state: pruner.load_state_dict(state), match)
+    other = net_of(planted_layer(60, 90, 2), planted_layer(60, 60, 2))
+    unchanged(other, lambda: Pruner(other, None, keep=0.2).load_state_dict(pruner.state_dict()), "0 differs")
+    again = net_of(planted_layer(60, 80, 2), planted_layer(60, 60, 2))
+    foreign = torch.optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="another model"):
+        Pruner(again, foreign, keep=0.2)
+
+
+def test_what_is_not_read_as_a_matrix_is_told():
+    net = net_of(
+        nn.utils.parametrizations.weight_norm(nn.Linear(80, 60)), planted_layer(60, 60, 2, dtype=torch.float32)
+    )
+    pruner = Pruner(net, None, keep=0.2)
+    pruner.step(0)
+    assert any("parametris" in reason for name, reason in pruner.kept.items() if name.startswith("0."))
+    with pytest.raises(ValueError, match="parametris"):
+        Pruner(net_of(nn.utils.parametrizations.weight_norm(nn.Linear(80, 60))), None, keep=0.2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"edge": edges.Bema}, TypeError),
+        ({"edge": "bema"}, TypeError),
+        ({"only": {"0"}}, TypeError),
+        ({"gate": None}, ValueError),
+        ({"keep": "0.5"}, ValueError),
+        ({"keep": True}, ValueError),
+        ({"keep": torch.tensor([0.3, 0.4])}, ValueError),
+        ({"every": "2"}, ValueError),
+    ],
+)
+def test_settings_of_another_kind(settings, error):
+    net = net_of(planted_layer(60, 80, 2))
+    with pytest.raises(error):
+        Pruner(net, None, **{"keep": 0.5, **settings})
+    assert Pruner(net, None, keep=np.float32(0.5), every=np.int64(2)).every == 2
+    with pytest.raises(TypeError):
+        Pruner(net, None, keep=0.5).step(1.5)
+    with pytest.raises(TypeError, match="live module"):
+        Pruner({"w": net[0].weight}, None, keep=0.5)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from spectrim import Change, NoiseFit, Plan, Reading, Spectrum, Survey
-from spectrim.edges import Known
 from spectrim.compare import Comparison, Curves, Row
+from spectrim.edges import Known
 from spectrim.laws import MarchenkoPastur
 from spectrim.planted import noise
 from spectrim.report import SCHEMA, figures, render, summarise, write_html

@@ -86,23 +86,23 @@ def cut_layer(
             rank of them, here the rank is the same, so that the draw alone differs.
         biases: "both" or "second", see the head of this file.
         portion: share of the values under the edge that is kept.
-        generator: draws for "random".
+        generator: draws for "random", on the CPU wherever the layer is, so that the draw is the same.
     """
     W = layer.weight.detach()
     rows, cols = W.shape
     U, s, Vh = torch.linalg.svd(W.double(), full_matrices=False)
     try:
-        fit = EDGE(Spectrum(s.numpy(), rows, cols))
+        fit = EDGE(Spectrum(s.cpu().numpy(), rows, cols))
     except ValueError:
         return layer, Cut(rows, cols, "not measured")
     above, misfit = fit.spikes, float(fit.misfit or 0.0)
     if not misfit < gate:
         return layer, Cut(rows, cols, "does not fit", above, None, misfit)
     rank = min(number_kept(above, s.numel(), portion), s.numel())
-    kept = torch.arange(rank)
+    kept = torch.arange(rank, device=W.device)
     if way == "random":
-        rest = torch.randperm(s.numel() - above, generator=generator)[: rank - above] + above
-        kept = torch.cat([torch.arange(min(above, rank)), rest.sort().values])
+        rest = torch.randperm(s.numel() - above, generator=generator, device="cpu")[: rank - above] + above
+        kept = torch.cat([kept[:above], rest.sort().values.to(W.device)])
     elif way == "halve":
         halved = torch.where(s > fit.edge, s, s / 2)
         with torch.no_grad():
@@ -116,7 +116,7 @@ def cut_layer(
     error = float((s.square().sum() - s[kept].square().sum()).clamp_min(0).sqrt() / s.norm())
     if rows * cols < rank * (rows + cols):
         return _linear(second @ first, layer.bias), Cut(rows, cols, "dense", above, rank, misfit, error)
-    own = torch.zeros(rank) if biases == "both" else None
+    own = torch.zeros(rank, device=W.device) if biases == "both" else None
     pair = nn.Sequential(_linear(first, own), _linear(second, layer.bias))
     return pair, Cut(rows, cols, "split", above, rank, misfit, error)
 
@@ -151,7 +151,7 @@ def cutter(every: int, gate: float, **settings: Any) -> Callable[..., list[dict[
 
 
 def _linear(W: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
-    layer = nn.Linear(W.shape[1], W.shape[0], bias=bias is not None)
+    layer = nn.Linear(W.shape[1], W.shape[0], bias=bias is not None, device=W.device)
     with torch.no_grad():
         layer.weight.copy_(W)
         if bias is not None:

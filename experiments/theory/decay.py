@@ -83,10 +83,11 @@ def course(recipe: Recipe, seed: int, law: str | None, name: str, path: Path | N
 def settled(
     recipe: Recipe, items: int, pool: int, every: int, seed: int, name: str, path: Path | None
 ) -> dict[str, Any]:
-    """Returns the course of full-batch descent on a few small images, long enough to come near a minimum.
+    """Returns the course of full-batch descent on a few small images, and how far from a minimum it ends.
 
-    Images are averaged over pool x pool pixels; the batch is all of them, so an epoch is a step and the gradient of the
-    whole objective, penalties included, says how near the minimum is.
+    Images are averaged over pool x pool pixels; the batch is all of them, so an epoch is a step. `slope` is the norm of
+    the gradient of the whole objective at the end, `pull` that of its penalty alone, 2 mu2 ||W||_F over all matrices:
+    at a minimum the data would hold the penalty in balance and the first would vanish beside the second.
     """
     whole = jobs.images(name, path)
     chosen = torch.randperm(len(whole.train), generator=torch.Generator().manual_seed(seed))[:items]
@@ -98,12 +99,15 @@ def settled(
     recipe = replace(recipe, batch=items)
     net, record = fit(recipe, images, seed, watch=Watch(None, np.random.default_rng([seed, 41]), every))
     net.zero_grad()
-    objective = nn.functional.cross_entropy(net(images.train), images.train_labels)
-    objective = objective + recipe.l2 * sum(m.weight.square().sum() for m in net if isinstance(m, nn.Linear))
+    squares = sum(m.weight.square().sum() for m in net if isinstance(m, nn.Linear))
+    objective = nn.functional.cross_entropy(net(images.train), images.train_labels) + recipe.l2 * squares
     objective.backward()
     record["watched"] = [row for row in record["watched"] if row is not None]
     slope = sqrt(sum(float(p.grad.square().sum()) for p in net.parameters()))
-    return summary(record, recipe, 1) | {"seed": seed, "slope": slope, "objective": float(objective.detach())}
+    return summary(record, recipe, 1) | {
+        **{"seed": seed, "slope": slope, "pull": 2 * recipe.l2 * sqrt(float(squares.detach()))},
+        **{"objective": float(objective.detach()), "values": min(net.get_submodule(LAYER).weight.shape)},
+    }
 
 
 def summary(record: Mapping[str, Any], recipe: Recipe, steps: int) -> dict[str, Any]:

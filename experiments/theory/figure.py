@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from experiments import drawing, records
 from experiments.theory.approximation import STRENGTHS
-from experiments.theory.claims import Rows, all_claims, pm
+from experiments.theory.claims import all_claims
+from experiments.theory.wording import Rows, pm, power
 
 HERE = Path(__file__).parent
 
@@ -35,8 +36,10 @@ def spike_rows(results: dict[str, Any]) -> Rows:
                     f"{last['short from noise'][0][i]:.3f}",
                     *(pm([part[i] for part in last["long"]], 3), f"{limit['long'][i]:.3f}"),
                     f"{last['long from noise'][0][i]:.3f}",
-                    f"{found['rate of rms error'][i]:.2f}",
-                    f"{found['rate of rms error, own'][i]:.2f}",
+                    *(
+                        power(found[f"rate of {key}"][i], found[f"error of rate of {key}"][i])
+                        for key in ("rms error", "rms error, own")
+                    ),
                 ]
             )
     return rows
@@ -69,7 +72,8 @@ def removal_rows(results: dict[str, Any]) -> Rows:
     """Returns one row a widening, law and width."""
     rows = [
         ["units used", "noise", "N", "lambda ‖R‖²", "rms of the rest", "of it cross term", "of it entropy",
-         "largest a(N, s)", "outputs change by, mean", "share of the bound (later)", "accuracy", "open to change"]
+         "largest a(N, s)", "outputs change by, mean", "share of the bound (later), mean",
+         "worst sample", "accuracy", "open to change"]
     ]  # fmt: skip
     for name, found in results.items():
         if name.startswith("removal"):
@@ -83,6 +87,7 @@ def removal_rows(results: dict[str, Any]) -> Rows:
                         f"{t['a']:.1f}",
                         pm(t["mean change"], 3),
                         f"{t['share of later'][0]:.3f}",
+                        f"{t['worst share of later, any draw']:.3f}",
                         pm([100 * x for x in t["accuracy"]], 2),
                         f"{100 * t['open to change'][0]:.0f} %",
                     ]
@@ -91,19 +96,22 @@ def removal_rows(results: dict[str, Any]) -> Rows:
 
 
 def decay_rows(results: dict[str, Any]) -> Rows:
-    """Returns one row a training: what is left at its end."""
+    """Returns one row a training: what is left at its end; no sigma where no bulk could be fitted."""
     rows = [
-        ["training", "mu2", "sigma left", "closed form", "their ratio", "misfit, start to end", "tail left",
-         "start kept", "norm left", "test accuracy"]
+        ["training", "mu2", "sigma left", "closed form", "their ratio", "misfit, start to end", "values over the edge",
+         "median left", "tail left", "start kept", "norm left", "test accuracy"]
     ]  # fmt: skip
     for name, found in results.items():
         if name.startswith(("decay", "settled")):
+            fits = found["misfit"][-1] is not None
             rows.append(
                 [
-                    *(name, f"{found['l2']:g}", f"{found['sigma'][-1]:.4f}", f"{found['expected'][-1]:.4f}"),
-                    f"{found['sigma'][-1] / found['expected'][-1]:.3f}",
+                    *(name, f"{found['l2']:g}", f"{found['sigma'][-1]:.4f}" if fits else "no fit"),
+                    f"{found['expected'][-1]:.4f}",
+                    f"{found['sigma'][-1] / found['expected'][-1]:.3f}" if fits else "-",
                     " to ".join("-" if found["misfit"][k] is None else f"{found['misfit'][k]:.3f}" for k in (0, -1)),
-                    *(f"{found[key][-1]:.4f}" for key in ("tail", "start kept", "norm")),
+                    " to ".join(str(found["spikes"][k]) for k in (0, -1)),
+                    *(f"{found[key][-1]:.4f}" for key in ("median", "tail", "start kept", "norm")),
                     f"{100 * found['test_accuracy']:.2f}",
                 ]
             )

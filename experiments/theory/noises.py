@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import sqrt
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from spectrim.planted import frame
 
@@ -42,6 +42,19 @@ def draw(law: str, p: int, n: int, generator: np.random.Generator) -> Array:
     raise ValueError(f"no such noise: {law!r}")
 
 
+def rms(x: ArrayLike) -> tuple[Array, Array]:
+    """Returns the root mean square over the draws, the first axis, and its standard error."""
+    squares = np.asarray(x, np.float64) ** 2
+    root = np.sqrt(squares.mean(0))
+    return root, squares.std(0, ddof=1) / sqrt(len(squares)) / (2 * np.maximum(root, 1e-300))
+
+
 def rate(sizes: list[int], values: list[float]) -> float:
     """Returns the exponent b of the power law size**b through the values, by least squares of the logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-300)), 1)[0])
+
+
+def rate_error(sizes: list[int], values: list[float], errors: list[float]) -> float:
+    """Returns the standard error of that exponent, from the standard errors of the values, each drawn by itself."""
+    x = np.log(sizes) - np.log(sizes).mean()
+    return float(np.linalg.norm(x / np.sum(x**2) * np.array(errors) / np.maximum(values, 1e-300)))

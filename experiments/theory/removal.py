@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from experiments import jobs
 from experiments.theory.network import Net, bounds, cross_entropy, margins, smeared, trained, widened
-from experiments.theory.noises import draw, rate
+from experiments.theory.noises import draw, rate, rate_error, rms
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -79,6 +79,7 @@ def one(net: Net, clean: Array, law: str, g: float, penalty: float, generator: n
         found[f"over {name}"] = float(np.mean(change > bound))
         found[f"any over {name}"] = float(np.any(change > bound))
         found[f"share of {name}"] = float(np.mean(change / bound))
+        found[f"worst share of {name}"] = float(np.max(change / bound))  # the lemma is on every sample
     tau = bounds(net)["later"]
     found["entropy over bound"] = float(abs(loss["change of entropy"]) > 2 * float(tau.mean()))
     found["entropy, share of bound"] = abs(loss["change of entropy"]) / (2 * float(tau.mean()))
@@ -124,8 +125,10 @@ def cell(
         for key in rows[0]:
             x = np.array([row[key] for row in rows])
             table[key] = [x.mean(), x.std(ddof=1) / sqrt(draws)]
+            if key.startswith("worst") or key == "entropy, share of bound":
+                table[f"{key}, any draw"] = x.max()
         for key in ("residual", "cross term", "change of entropy", "scaled, squares", "scaled, linear"):
-            table[f"rms {key}"] = float(np.sqrt(np.mean([row[key] ** 2 for row in rows])))
+            table[f"rms {key}"], table[f"error of rms {key}"] = map(float, rms([row[key] for row in rows]))
         mean = smeared(net, g)
         table["mean field, change of entropy"] = cross_entropy(mean, net.labels) - out["entropy"]
         table["mean field, mean change"] = float(np.abs(mean - clean).max(1).mean())
@@ -133,6 +136,10 @@ def cell(
         table["a printed"] = float(np.max(bounds(net)["printed"]))
         out["widths"].append(table)
     for key in ("rms residual", "rms cross term", "rms change of entropy", "a"):
-        out[f"rate of {key}"] = rate(widths, [t[key] for t in out["widths"]])
+        column = [t[key] for t in out["widths"]]
+        out[f"rate of {key}"] = rate(widths, column)
+        if key != "a":  # which has no chance in it
+            errors = [t[f"error of {key}"] for t in out["widths"]]
+            out[f"error of rate of {key}"] = rate_error(widths, column, errors)
     out["rate of largest change"] = rate(widths, [t["largest change"][0] for t in out["widths"]])
     return out

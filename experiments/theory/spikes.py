@@ -6,7 +6,7 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-from experiments.theory.noises import draw, rate
+from experiments.theory.noises import draw, rate, rate_error, rms
 from experiments.theory.transform import Transform
 from numpy.typing import NDArray
 
@@ -78,12 +78,15 @@ def cell(law: str, c: float, g: float, sizes: list[tuple[int, int]], seed: int) 
             table[f"{key} less own"] = [x.mean(0), x.std(0, ddof=1) / sqrt(draws)]
         limit = out["limit"]["values"]
         x = np.array([row["values"][:3] / limit[:3] - 1 for row in rows])
-        table["rms error"] = np.sqrt((x**2).mean(0))
+        table["rms error"], table["rms error, its error"] = rms(x)
         x = np.array([row["values"][:3] / row["from noise"][:3] - 1 for row in rows])
-        table["rms error, own"] = np.sqrt((x**2).mean(0))
+        table["rms error, own"], table["rms error, own, its error"] = rms(x)
         out["sizes"].append(table)
     ps = [p for p, _ in sizes]
     for key in ("rms error", "rms error, own"):
-        out[f"rate of {key}"] = [rate(ps, [t[key][i] for t in out["sizes"]]) for i in range(3)]
+        columns = [[t[key][i] for t in out["sizes"]] for i in range(3)]
+        errors = [[t[f"{key}, its error"][i] for t in out["sizes"]] for i in range(3)]
+        out[f"rate of {key}"] = [rate(ps, column) for column in columns]
+        out[f"error of rate of {key}"] = [rate_error(ps, *both) for both in zip(columns, errors, strict=True)]
     out["rate of top of noise"] = rate(ps, [float(t["top of noise"][0]) for t in out["sizes"]])
     return out

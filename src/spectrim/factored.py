@@ -102,9 +102,23 @@ def restructure(model, splits):
         if spec["form"] == "parameter":
             owner, _, tensor = name.rpartition(".")
             module = model.get_submodule(owner)
+            before = []
             if parametrize.is_parametrized(module, tensor):
-                parametrize.remove_parametrizations(module, tensor)
+                chain = module.parametrizations[tensor]
+                trainable = any(p.requires_grad for p in chain.parameters())
+                before = _by_part(chain, chain[0].parts)
+                chain.requires_grad_(True)
+                with torch.enable_grad():  # torch makes a parameter again of what takes a gradient only
+                    parametrize.remove_parametrizations(module, tensor)
+            else:
+                trainable = module._parameters[tensor].requires_grad
             parametrize.register_parametrization(module, tensor, Composed(spec["parts"], spec["cols"]), unsafe=True)
+            chain = module.parametrizations[tensor]
+            for old, new in zip(before, _by_part(chain, spec["parts"]), strict=False):
+                if [p.shape for p in old.values()] == [p.shape for p in new.values()]:
+                    for key, p in zip(new, old.values(), strict=True):  # this part was not cut: it stays what it was
+                        setattr(chain, key, p)
+            chain.requires_grad_(trainable)
             module.parametrizations.train(module.training)
             continue
         old = model.get_submodule(name)
@@ -121,13 +135,31 @@ def restructure(model, splits):
     return model
 
 
+def _by_part(chain, parts):
+    found, at = [], 0
+    for part in parts:
+        keys = [f"original{at + half}" for half in range(1 if part["rank"] is None else 2)]
+        found.append({key: getattr(chain, key) for key in keys})
+        at += len(keys)
+    return found
+
+
 def _keep_parameters(old, new):
-    """What was frozen stays frozen; a bias that is still one vector stays the very parameter that it was."""
+    """What was frozen stays frozen; a part that was not cut, and a bias that is still one vector, stay what they were.
+
+    "What they were": the very parameters, which an optimiser may hold.
+    """
     weights = [p for p in old.parameters() if p.ndim > 1]
     biases = [p for p in old.parameters() if p.ndim == 1]
     for p in new.parameters():
         p.requires_grad_(any(q.requires_grad for q in (weights if p.ndim > 1 else biases)))
-    if len(biases) == 1 and not isinstance(new, Parts):
+    if isinstance(old, Parts) and isinstance(new, Parts):
+        for i, (before, after) in enumerate(zip(old, new, strict=True)):
+            if [p.shape for p in before.parameters()] == [p.shape for p in after.parameters()]:
+                new[i] = before
+            else:
+                _keep_parameters(before, after)
+    elif len(biases) == 1 and not isinstance(new, Parts):
         last = new[1] if isinstance(new, Pair) else new
         last.bias = biases[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -30,6 +31,8 @@ def check_trained(optimizers: Sequence[Optimizer], parameters: Mapping[str, nn.P
     Were it replaced, the optimiser that trains it would go on with the old one, and nobody would train the new.
     """
     held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    if any(not isinstance(group["params"], list) for optimizer in optimizers for group in optimizer.param_groups):
+        raise TypeError("the parameters of an optimiser's group are a list; these cannot be exchanged in place")
     astray = [name for name, p in parameters.items() if p.requires_grad and id(p) not in held]
     if not astray:
         return
@@ -64,7 +67,8 @@ def hand_over(
         True
     """
     replaced = list(replaced)
-    first = {id(old[0]): new for old, new in replaced if old}
+    held = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    first = {id(next((p for p in old if id(p) in held), old[0])): new for old, new in replaced if old}
     gone = {id(p) for old, _ in replaced for p in old}
     for optimizer in optimizers:
         touched = False
@@ -87,27 +91,51 @@ def hand_over(
             group["params"][:] = params
             if group.get("param_names"):
                 group["param_names"][:] = names
-        if touched and isinstance(optimizer, torch.optim.LBFGS):  # its history is of all parameters in one vector
-            optimizer.state.clear()
-            optimizer._numel_cache = None
+        inner = getattr(optimizer, "optimizer", optimizer)  # wrappers keep their optimiser under this name
+        if touched and isinstance(inner, torch.optim.LBFGS):  # its history is of all parameters in one vector
+            inner.state.clear()
+            inner._numel_cache = None
 
 
 class Handover:
     """While it is open layers may be replaced; at the end the optimisers hold what stands there then.
 
-    `fresh` names then, by layer, the parameters that took the place of others.
+    After an error, an interrupt included, the model is put back as it was. `fresh` names, by layer, the parameters that
+    took the place of others, and `gone` refers weakly to those.
     """
 
     def __init__(self, model: nn.Module, layers: Iterable[Layer], optimizers: Sequence[Optimizer]) -> None:
         self.model, self.optimizers = model, optimizers
         self.before = {layer.name: (layer, parameters_of(model, layer)) for layer in layers}
         self.fresh: dict[str, tuple[str, ...]] = {}
+        self.gone: dict[str, weakref.ref[nn.Parameter]] = {}
 
     def __enter__(self) -> Handover:
+        self.tree = [(m, type(m), dict(m._modules), dict(m._parameters)) for m in self.model.modules()]
+        self.values = [(p, p.detach().clone()) for _, old in self.before.values() for p in old.values()]
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            self._put_back()
+            return
         hand_over(self.optimizers, self._replaced())
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            if group.get("param_names"):  # a bias stays, one module further down
+                known = zip(group["params"], group["param_names"], strict=True)
+                group["param_names"][:] = [names.get(id(p), name) for p, name in known]
+        del self.tree, self.values
+
+    def _put_back(self) -> None:
+        for module, kind, modules, parameters in self.tree:
+            module.__class__ = kind
+            for held, before in ((module._modules, modules), (module._parameters, parameters)):
+                held.clear()
+                held.update(before)
+        with torch.no_grad():
+            for p, value in self.values:
+                p.copy_(value)
 
     def _replaced(self) -> Iterator[tuple[list[nn.Parameter], dict[str, nn.Parameter]]]:
         for name, (layer, old) in self.before.items():
@@ -115,6 +143,7 @@ class Handover:
             kept = {id(p) for p in old.values()} & {id(p) for p in now.values()}
             fresh = {key: p for key, p in now.items() if id(p) not in kept}
             self.fresh[name] = tuple(fresh)
+            self.gone |= {key: weakref.ref(p) for key, p in old.items() if id(p) not in kept and p.requires_grad}
             for vectors in (False, True):  # a bias that was cut into pieces goes where the bias was
                 gone = [p for p in old.values() if id(p) not in kept and (p.ndim == 1) is vectors]
                 new = {key: p for key, p in fresh.items() if (p.ndim == 1) is vectors}

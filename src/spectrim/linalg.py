@@ -146,7 +146,8 @@ def leading(W: Matrix, k: int, notes: list[str] | None = None) -> Factors:
         G = W W^T = U diag(s**2) U^T,   diag(s) Vh = U^T W
 
     Takes a fraction of the time of `svd`. A Gram matrix squares what is lost to rounding: relative to the largest
-    singular value the smallest ones are right to 1e-8, where `svd` is to 1e-16.
+    singular value the smallest ones are right to 1e-8, where `svd` is to 1e-16. The product is as near to W as k values
+    allow, to 1e-8; beyond the numerical rank the vectors of one side are no longer orthonormal.
 
     Args:
         W: rows x cols, any float type, numpy or torch.
@@ -162,6 +163,8 @@ def leading(W: Matrix, k: int, notes: list[str] | None = None) -> Factors:
     """
     W = as_tensor(W)
     _check_finite(W)
+    if not 1 <= k <= min(W.shape):
+        raise ValueError(f"a {W.shape[0]} x {W.shape[1]} matrix has 1 to {min(W.shape)} values to give, not {k}")
     turned = W.shape[0] > W.shape[1]
     short = W.T if turned else W
     U = top_vectors(gram_of(W, None, None), k, notes).flip(1)

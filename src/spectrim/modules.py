@@ -94,9 +94,13 @@ def _shared_weights(model: nn.Module) -> set[int]:
 
 
 def _watched(module: nn.Module) -> bool:
-    """Whether something hangs on this very module that two others in its place would not call."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or "forward" in vars(module)
+    """Whether something hangs on this very module, or on what it holds, that others in its place would not call."""
+    if "forward" in vars(module):
+        return True
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    on_modules = (getattr(m, name) for m in module.modules() for name in names)
+    on_tensors = (p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None) for p in module.parameters())
+    return any(on_modules) or any(on_tensors)
 
 
 def _unreadable(parameters: list[nn.Parameter]) -> str:
@@ -133,6 +137,10 @@ def _layers(model: nn.Module, path: str, module: nn.Module, fused: str, config: 
                 "splittable": False,
                 "note": "the model is one layer: wrap it to split it, nn.Sequential(model)",
             }
+        elif name.endswith("_orig_mod"):
+            more |= {"splittable": False, "note": "torch.compile holds this very layer: compile it after the cuts"}
+        elif isinstance(module, nn.Linear | nn.Conv2d) and not _bare(module):
+            more |= {"splittable": False, "note": "it holds more than a weight and a bias, which a pair would lose"}
         elif not _plain_forward(module):
             note = f"{type(module).__name__} has a forward of its own: it can be rebuilt, not split"
             more |= {"splittable": False, "note": note}
@@ -209,6 +217,10 @@ def _plain_forward(module: nn.Module) -> bool:
     return True
 
 
+def _bare(module: nn.Module) -> bool:
+    return set(module._parameters) <= {"weight", "bias"} and not module._buffers and not module._modules
+
+
 def _parameters(module: nn.Module, path: str, fused: str, layer) -> Found:
     """The weights that attention and recurrent modules hold themselves and hand to one fused kernel."""
     weights: dict[str, tuple[list[nn.Parameter], list[Part] | None, int, int]] = {}
@@ -254,12 +266,9 @@ def _store(model: nn.Module, name: str, owner: str, tensors: dict[str, Tensor], 
     if spec is not None:
         if not name:
             raise ValueError("a model that is itself one layer has no place for two: wrap it, nn.Sequential(model)")
-        if spec["form"] == "parameter":
-            trainable = all(p.requires_grad for p in model.get_submodule(owner).parameters(recurse=False))
         factored.restructure(model, {name: spec})
-        if spec["form"] == "parameter":
-            place = f"{owner}.parametrizations.{name.rpartition('.')[2]}".lstrip(".")
-            model.get_submodule(place).requires_grad_(trainable)
     with torch.no_grad():
         for key, value in tensors.items():
-            _tensor(model, owner, key).copy_(value)
+            place = _tensor(model, owner, key)
+            if value.data_ptr() != place.data_ptr():  # what stays where it is was handed on from there
+                place.copy_(value)

@@ -5,7 +5,8 @@
 Each takes a module, or tensors, and returns a scalar with its gradient. Of a module, every parameter with two or more
 dimensions counts once, but for the tables of embeddings: biases and the scales of norms are no matrices. A kernel of
 more than two dimensions is read as outputs x rest. Tensors count as they are stored, so the two halves of a split layer
-are two matrices, unless it is said otherwise. Sums are taken in float32 at least. There are no second derivatives.
+are two matrices, unless it is said otherwise, and a parametrised weight (weight_norm) counts by its originals. Sums are
+taken in float32 at least. There are no second derivatives.
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ def stable_rank(weights: Weights, steps: int = STEPS, vectors: MutableMapping | 
         u, top, v = top_triplet(W.detach(), steps, start)
         if vectors is not None:
             vectors[id(stored)] = weakref.ref(stored), v if len(v) <= len(u) else u
-        slope = partial(_slope_of_ratio, u=u, v=v, first=2 / top.square(), second=-2 * size.square() / top**3)
-        terms.append(_term(W, (size / top).square(), slope))
+        ratio = (size / top).square()
+        terms.append(_term(W, ratio, partial(_slope_of_ratio, u=u, v=v, top=top, ratio=ratio)))
     return _total(terms)
 
 
@@ -142,6 +143,7 @@ def nuclear(weights: Weights | Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     return _total(terms)
 
 
+@torch.no_grad()
 def top_triplet(W: Tensor, steps: int = STEPS, start: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Returns approximations (u, s, v) of the largest singular value of W and its vectors, with s = u^T W v.
 
@@ -158,6 +160,11 @@ def top_triplet(W: Tensor, steps: int = STEPS, start: Tensor | None = None) -> t
     References:
         Golub and Van Loan, section 10.4; orthogonalised in full, since the steps are few.
     """
+    with torch.autocast(W.device.type, enabled=False):  # whose products of 16 bits would not find it
+        return _top_triplet(W, steps, start)
+
+
+def _top_triplet(W: Tensor, steps: int, start: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     tall = W if W.shape[0] >= W.shape[1] else W.T
     ahead = fixed = _start(tall)
     if start is not None and start.shape == fixed.shape and start.device == fixed.device:
@@ -200,8 +207,8 @@ def _tensors(weights: Weights) -> list:
         if not found:
             raise ValueError("there are no weights to penalise: an empty list was given; a generator is used up once")
         return found
-    embeddings = (m for m in weights.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag))
-    tables = {id(p) for m in embeddings for p in m.parameters(recurse=False)}
+    others = (m for m in weights.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag | nn.LayerNorm))
+    tables = {id(p) for m in others for p in m.parameters(recurse=False)}
     found = [p for p in weights.parameters() if p.ndim >= 2 and id(p) not in tables]
     if not found:
         raise ValueError(
@@ -263,8 +270,9 @@ def _slope_of_l2(W: Tensor, by: Tensor) -> Tensor:
     return W * (2 * by)
 
 
-def _slope_of_ratio(W: Tensor, by: Tensor, u: Tensor, v: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    return torch.addr(W, u * (by * second), v, beta=float(by * first))
+def _slope_of_ratio(W: Tensor, by: Tensor, u: Tensor, v: Tensor, top: Tensor, ratio: Tensor) -> Tensor:
+    # (2 / s) (W / s - ratio u v^T): the squares of a tiny matrix would leave the range of float32.
+    return torch.addr(W / top, u * -ratio, v) * (2 * by / top)
 
 
 def _matrix(W: Tensor) -> Tensor:

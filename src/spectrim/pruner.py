@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import gc
+import operator
 import os
 import time
+import warnings
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from . import factored
 from .edges import Bema
 from .handover import Handover, Optimizers, as_tuple, check_trained, parameters_of
-from .linalg import Factors, leading, one_thread
+from .linalg import one_thread
 from .modules import of_module
-from .reading import Equalised, read_equalised, read_spectrum
+from .rule import Cut, Left, Rule
 from .schedules import Schedule, value
-from .sites import Site
+from .sites import Layer, Site
 from .spectrum import SMALLEST
 from .survey import Edge, Progress, Reading
 from .trim import Change, save
-from .verdict import GATE, judge
+from .verdict import GATE
 
 COMPILED = "_orig_mod"  # where torch.compile keeps the model that it was given
 # Where every matrix has a shorter side below this, decompositions take one thread: a second gains little, and the pools
@@ -99,35 +103,40 @@ class Pruner:
         fused: str = "split",
         progress: Progress | None = None,
     ) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"every is a number of epochs, 1 or more, not {every!r}")
-        if isinstance(gate, bool) or not 0 <= gate <= 1:
+        if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+            raise TypeError(f"a pruner works on a live module as it was built, not on a {type(model).__name__}")
+        every = _count(every, "every is a number of epochs")
+        floor = _count(floor, "floor is a number of values that always stay")
+        if isinstance(gate, bool) or not isinstance(gate, int | float) or not 0 <= gate <= 1:
             raise ValueError(f"a gate lies in [0, 1], not {gate!r}: the largest misfit of a bulk that may be cut")
-        if isinstance(floor, bool) or not isinstance(floor, int) or floor < 1:
-            raise ValueError(f"floor is a number of values that always stay, 1 or more, not {floor!r}")
         if not split and not rebuild:
             raise ValueError("with split=False and rebuild=False there is nothing that may be done")
-        value(keep, 0)
+        if isinstance(edge, type) or not (edge is None or callable(edge)):
+            raise TypeError(f"edge is an estimator such as Bema(), a function of a Spectrum, not {edge!r}")
+        if not (only is None or callable(only)):
+            raise TypeError(f"only is a function of a matrix's name, such as lambda name: name != 'head', not {only!r}")
+        value(keep, every - 1)
         self.model, self.optimizers, self.keep, self.every = model, as_tuple(optimizer), keep, every
-        self.edge = Bema() if edge is None else edge
-        self.gate, self.split, self.rebuild, self.equalize = gate, split, rebuild, equalize
-        self.only, self.floor, self.fused, self.progress = only, floor, fused, progress or iter
+        self.rule = Rule(Bema() if edge is None else edge, gate, split, rebuild, equalize, floor)
+        self.only, self.fused, self.progress = only, fused, progress or iter
         self.history: list[tuple[int, Change]] = []
         self.readings: dict[str, Reading] = {}
         self.kept: dict[str, str] = {}
         self.seconds = self.decomposing = 0.0
-        self._ranks: dict[str, int] = {}  # of matrices that were rebuilt in place: what training adds beside is small
+        self._left: dict[str, Left] = {}
+        self._gone: dict[str, weakref.ref[nn.Parameter]] = {}
         self._sites()
 
     def due(self, epoch: int) -> bool:
         """Return whether `step` cuts in this epoch, counted from 0."""
-        return (epoch + 1) % self.every == 0
+        return (operator.index(epoch) + 1) % self.every == 0
 
     def step(self, epoch: int) -> list[Change]:
         """Return what was changed after this epoch: nothing if it is not due, or where nothing had to go.
 
         Call it once an epoch, after the last step of the optimiser. ValueError, with the model unchanged, where a
-        weight is not finite, where an optimiser does not hold what it trains, or where nothing is left to cut.
+        weight is not finite, where an optimiser does not hold what it trains, or where no matrix is there to cut. It
+        warns where somebody still holds a parameter that an earlier step replaced.
 
         Args:
             epoch: the epoch that has just ended, counted from 0.
@@ -135,10 +144,12 @@ class Pruner:
         if not self.due(epoch):
             return []
         start = time.perf_counter()
+        self._look_for_holders()
         sites = self._sites()
         small = max(min(site.rows, site.cols) for site in sites) < SMALL
         try:
-            with one_thread() if small else nullcontext():
+            # Parameters made in inference mode could never be trained.
+            with torch.inference_mode(False), torch.no_grad(), one_thread() if small else nullcontext():
                 return self._step(epoch, sites)
         finally:
             self.seconds += time.perf_counter() - start
@@ -152,15 +163,18 @@ class Pruner:
                 f"epoch {epoch}: the weights of {', '.join(bad[:3])}{more} hold NaN or infinite entries: the training "
                 "has diverged before this step; nothing was changed"
             )
-        readings, kept, cuts = {}, {}, []
+        readings, kept, cuts = {}, dict(self._skipped), []
         for site in self.progress(sites):
-            reading, scales = self._read(site)
+            left, began = self._left.get(site.name), time.perf_counter()
+            reading, scales = self.rule.read(site, left)
+            self.decomposing += time.perf_counter() - began
             readings[site.name] = reading
-            decided = self._decide(site, reading, share)
+            decided = self.rule.decide(site, reading, left, share)
             if isinstance(decided, str):
                 kept[site.name] = decided
             else:
-                cuts.append(self._cut(site, scales, *decided))
+                cuts.append(self.rule.cut(site, reading, scales, *decided))
+                self.decomposing += cuts[-1].seconds
         changes = self._carry_out(cuts)
         self.readings, self.kept = readings, kept
         self.history += [(epoch, change) for change in changes]
@@ -191,22 +205,32 @@ class Pruner:
 
     def state_dict(self) -> dict:
         """Return what a resumed training needs beside the states of model and optimiser: which layers are pairs."""
-        return {"splits": factored.describe(self.model), "ranks": dict(self._ranks)}
+        return {
+            "splits": factored.describe(self.model),
+            "left": {name: tuple(left) for name, left in self._left.items()},
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Give the model, as it was built, the structure of a saved one, and the optimiser its new parameters.
 
         Call it before the states of model and optimiser are loaded.
         """
+        if not isinstance(state, dict) or not {"splits", "left"} <= set(state):
+            raise ValueError("this is not the state of a pruner: it wants what state_dict() gave")
+        self._sites()
         there = factored.describe(self.model)
-        missing = {name: spec for name, spec in state["splits"].items() if there.get(name) != spec}
         layers = {site.layer.name: site.layer for site in of_module(self.model, self.fused).sites}
-        unknown = [name for name in missing if name not in layers]
-        if unknown:
-            raise ValueError(f"this state belongs to another model: it has no layer {', '.join(unknown[:3])}")
+        missing = {name: spec for name, spec in state["splits"].items() if there.get(name) != spec}
+        other = [name for name, spec in missing.items() if not _fits(layers.get(name), spec)]
+        other += [name for name in there if name not in state["splits"]]
+        if other:
+            raise ValueError(
+                f"this state belongs to another model, or to another time of this one: {', '.join(other[:3])} differs; "
+                "load it into the model as it was built"
+            )
         with Handover(self.model, [layers[name] for name in missing], self.optimizers):
             factored.restructure(self.model, missing)
-        self._ranks = dict(state["ranks"])
+        self._left = {name: Left(*left) for name, left in state["left"].items()}
 
     def _sites(self) -> list[Site]:
         """The matrices that may be cut, every one of them known to an optimiser; ValueError if there is none."""
@@ -216,10 +240,18 @@ class Pruner:
             raise ValueError(
                 "the model is wrapped for several processes or devices: prune its .module, and wrap it anew"
             )
-        found = of_module(self.model, self.fused).sites
-        chosen = [site for site in found if self.only is None or self.only(site.name)]
+        if any(hasattr(p, "placements") for p in self.model.parameters()):
+            raise ValueError("the model is sharded over several processes (DTensor): prune it before it is sharded")
+        found = of_module(self.model, self.fused)
+        # Vectors and embeddings are no matrices; what would be one, and is not read as one, is told with its reason.
+        self._skipped = {s.name: s.reason for s in found.skipped if len(s.shape) > 1 and s.kind != "embedding"}
+        chosen = [site for site in found.sites if self.only is None or self.only(site.name)]
         if not chosen:
-            why = "only= lets none of them through" if found else "it has no linear or convolutional layer"
+            why = "it has no linear or convolutional layer"
+            if found.sites:
+                why = "only= lets none of them through"
+            elif self._skipped:
+                why = "; ".join(f"{name}: {reason}" for name, reason in list(self._skipped.items())[:2])
             raise ValueError(f"{type(self.model).__name__} has no matrix that could be pruned: {why}")
         if self.optimizers:
             layers = {site.layer.name: site.layer for site in chosen}
@@ -229,102 +261,49 @@ class Pruner:
                     name: p
                     for layer in layers.values()
                     for name, p in parameters_of(self.model, layer).items()
-                    if p.ndim > 1
+                    if p.ndim > 1 or len(layer.parts) > 1  # the bias of several parts is cut into pieces
                 },
             )
         return chosen
 
-    def _read(self, site: Site) -> tuple[Reading, Equalised | None]:
-        about = {"name": site.name, "kind": site.kind, "rows": site.rows, "cols": site.cols, "params": site.params}
-        rank, scales, notes = self._held(site), None, [site.note] if site.note else []
-        began = time.perf_counter()
-        try:
-            W = site.get()
-            if self.equalize and rank == min(site.rows, site.cols):
-                spectrum, scales = read_equalised(W, self.edge, notes=notes)
-            else:  # a cut leaves noise that is no longer even over rows and columns
-                spectrum = read_spectrum(W, notes=notes).largest(rank)
-        except ValueError as error:
-            return Reading(**about, note=str(error)), None
-        finally:
-            self.decomposing += time.perf_counter() - began
-        try:
-            return Reading(**about, spectrum=spectrum, fit=self.edge(spectrum), note="; ".join(notes)), scales
-        except ValueError as error:
-            return Reading(**about, spectrum=spectrum, note=str(error)), scales
+    def _look_for_holders(self) -> None:
+        """Warn of parameters that were replaced and are still alive: what holds them does not see the new ones."""
+        if any(ref() is not None for ref in self._gone.values()):
+            gc.collect()
+        held = [name for name, ref in self._gone.items() if ref() is not None]
+        self._gone = {}
+        if held:
+            more = f" and {len(held) - 3} more" if len(held) > 3 else ""
+            warnings.warn(
+                f"something still holds {', '.join(held[:3])}{more}, which an earlier cut replaced: an optimiser that "
+                "was not given, a list of parameters or of layers? It does not see the new ones",
+                stacklevel=3,
+            )
 
-    def _held(self, site: Site) -> int:
-        """How many values a matrix holds: its pair's inner size, what an earlier step left of it, or all."""
-        whole = min(site.rows, site.cols)
-        return min(site.pair_rank or whole, self._ranks.get(site.name, whole))
-
-    def _decide(self, site: Site, reading: Reading, share: float) -> tuple[int, bool] | str:
-        """The rank to cut to and whether as a pair, or why the matrix is left alone."""
-        fit, held, p = reading.fit, self._held(site), min(site.rows, site.cols)
-        if fit is None:
-            return f"no verdict: {reading.note}"
-        if self.gate < 1:
-            verdict = judge(reading.spectrum, fit, panel={}, gate=self.gate)
-            if not verdict.cuttable:
-                return f"{verdict.kind}: {verdict.reason}"
-        rank = max(min(self.floor, p), fit.spikes + int(share * (p - fit.spikes)))
-        paired = site.pair_rank is not None
-        if rank >= held and (paired or held == p):
-            return f"nothing had to go: it holds {held} values, {fit.spikes} of them spikes, and may hold {rank}"
-        rank = min(rank, held)
-        smaller = rank * (site.rows + site.cols) < site.rows * site.cols
-        if paired or (self.split and site.split is not None and smaller):
-            return rank, True
-        if not self.rebuild:
-            return f"a pair of {rank} values would be no smaller" if self.split and site.split else site.note
-        return rank, False
-
-    def _cut(self, site: Site, scales: Equalised | None, rank: int, pair: bool) -> _Cut:
-        began = time.perf_counter()
-        W = site.get()
-        factors = leading(W if scales is None else scales.apply(W), rank)
-        seconds = time.perf_counter() - began
-        self.decomposing += seconds
-        return _Cut.of(site, W, factors if scales is None else factors.rescale(scales.rows, scales.cols), pair, seconds)
-
-    def _carry_out(self, cuts: list[_Cut]) -> list[Change]:
-        by_layer: dict[str, list[_Cut]] = {}
+    def _carry_out(self, cuts: list[Cut]) -> list[Change]:
+        by_layer: dict[str, list[Cut]] = {}
         for cut in cuts:
             by_layer.setdefault(cut.site.layer.name, []).append(cut)
         with Handover(self.model, [group[0].site.layer for group in by_layer.values()], self.optimizers) as handed:
             for group in by_layer.values():
                 group[0].site.layer.replace({cut.site.part: cut.piece for cut in group})
-        for cut in cuts:
-            self._ranks.pop(cut.site.name, None)
-            if cut.action == "dense":
-                self._ranks[cut.site.name] = cut.rank
+        self._gone |= handed.gone
+        self._left |= {cut.site.name: cut.left for cut in cuts}
         after = {site.name: site for site in of_module(self.model, self.fused).sites}
         return [cut.change(after[cut.site.name], handed.fresh[cut.site.layer.name]) for cut in cuts]
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """One matrix cut and ready to be written: a pair (left, right) or a dense matrix, and what it costs."""
+def _count(number: int, what: str) -> int:
+    try:
+        found = 0 if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        found = 0
+    if found < 1:
+        raise ValueError(f"{what}, 1 or more, not {number!r}")
+    return found
 
-    site: Site
-    piece: Tensor | tuple[Tensor, Tensor]
-    rank: int
-    error: float
-    seconds: float
 
-    @classmethod
-    def of(cls, site: Site, W: Tensor, factors: Factors, pair: bool, seconds: float) -> _Cut:
-        halves = [half.to(W.dtype).contiguous() for half in factors.split()]
-        dense = halves[0] @ halves[1] if pair else factors.dense().to(W.dtype)
-        error = float(torch.linalg.norm((W - dense).double()) / torch.linalg.norm(W.double()))
-        return cls(site, tuple(halves) if pair else dense, factors.rank, error, seconds)
-
-    @property
-    def action(self) -> str:
-        return "split" if isinstance(self.piece, tuple) else "dense"
-
-    def change(self, after: Site, fresh: tuple[str, ...]) -> Change:
-        before = self.site.params
-        return Change(
-            self.site.name, self.action, self.rank, before, after.params, None, self.error, self.seconds, fresh
-        )
+def _fits(layer: Layer | None, spec: dict) -> bool:
+    """Whether a layer as it stands can take the structure of a saved one: the same matrices, of whatever ranks."""
+    rows = [part["rows"] for part in spec["parts"]]
+    return layer is not None and layer.cols == spec["cols"] and [part.rows for part in layer.parts] == rows

@@ -116,8 +116,8 @@ def value(schedule: Schedule, epoch: int) -> float:
     """
     share = schedule(epoch) if callable(schedule) else schedule
     try:
-        number = float(share)
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(share, bool | str) else float(share)
+    except (TypeError, ValueError, RuntimeError):  # of a tensor of many entries, too
         number = math.nan
     if not 0 <= number <= 1:
         whence = f"{schedule!r} gave {share!r} at epoch {epoch}" if callable(schedule) else f"got {share!r}"

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from spectrim.laws import MarchenkoPastur, evened, mean_shift, spectral_shift, strength, top_eigenvalue
 
 SMALLEST = 10  # short side; below it Tracy-Widom's limit and a central window of eigenvalues mean little
+ZERO = 1e-7  # of the largest value: rounding leaves about 1e-8 where a Gram matrix has an exact zero; see linalg
 NODES = 513  # on which counts are inverted: the error, 4e-6 of a value, is a thirtieth of what chance does at p = 8192
 
 
@@ -103,7 +104,8 @@ class Spectrum:
     def largest(self, k: int) -> Spectrum:
         """Returns the spectrum with only its k largest values known, and itself where it has no more.
 
-        So a matrix is read that was cut to k values: what stands below them is rounding, or was added since.
+        So a matrix is read that was cut to k values: what stands below them is rounding, or was added since. Values
+        that are zero, to rounding, are not among them.
 
         Args:
             k: number of values, a count.
@@ -112,6 +114,7 @@ class Spectrum:
             >>> Spectrum([3.0, 1.0, 0.0], 5, 3).largest(2)
             Spectrum(5 x 3, 2 values, largest 3, incomplete)
         """
+        k = min(k, int(np.count_nonzero(self.s > ZERO * self.s[:1])))
         return self if k >= len(self.s) else replace(self, s=self.s[:k], complete=False)
 
     def noise_edge(self, beta: float) -> float:
@@ -253,8 +256,6 @@ def check_measurable(spectrum: Spectrum, partial: bool = False) -> None:
         )
     if spectrum.s[0] == 0:
         raise ValueError(f"this {shape} matrix is all zero")
-    # Rounding leaves about 1e-8 of the largest value where a Gram matrix has an exact zero; see linalg.
-    middle = spectrum.s[min(spectrum.p // 2, len(spectrum.s) - 1)]
-    if middle <= 1e-7 * spectrum.s[0]:
-        rank = int(np.count_nonzero(spectrum.s > 1e-7 * spectrum.s[0]))
+    rank = int(np.count_nonzero(spectrum.s > ZERO * spectrum.s[0]))
+    if rank <= min(spectrum.p // 2, len(spectrum.s) - 1):
         raise ValueError(f"this {shape} matrix has rank {rank}, so more than half of its singular values are zero")

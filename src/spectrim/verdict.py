@@ -1,6 +1,7 @@
 """The verdict on one matrix: what several estimators say, whether the law fits, and what to make of it.
 
-The rule, in this order, with m the misfit of the bulk and the gate g + 2 / p (two values' worth of chance):
+The rule, in this order, with m the misfit of the bulk and the gate g + 2 / k (two values' worth of chance, of the
+k that are known: all p, or those that a cut has left):
 
     heavy-tailed   m > gate, and the largest eigenvalues follow a power law (`tails.is_heavy`)
     no fit         m > gate; or more than half of the values stand above the edge; or rows and columns that were to be
@@ -50,7 +51,7 @@ class Verdict:
             1 where all see none; None where none was asked. The others draw the line where keeping a value starts to
             pay in the squared error, which is higher up on purpose.
         misfit: of the bulk to its law, in [0, 1], or None where it was not measurable.
-        gate: the misfit up to which the bulk counts as fitting, before 2 / p is added.
+        gate: the misfit up to which the bulk counts as fitting, before 2 / k is added.
         tail: the power law of the largest eigenvalues, or None where there are too few.
 
     Example:

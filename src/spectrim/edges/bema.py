@@ -34,11 +34,14 @@ class Bema:
     outcome of smaller misfit is kept: signal that fills the window hides from the first.
 
     Of an incomplete spectrum, what a cut has left of p values, the r values are compared with the r largest of the
-    law, over `metrics.window`; ten of them must be left below the edge. It has no interval.
+    law, over `metrics.window`; ten of them must be left below the edge. It has no interval. Signal near the transition,
+    which hides in the upper bulk, weighs more the less is left of the bulk: sigma comes out high then, and spikes are
+    missed.
 
-    False-spike rate on pure noise: beta. Bias of sigma**2 beside planted signal: .2 per cent where the signal takes a
-    sixth of the values, for each spike is given its own push on the bulk. The law of (p - K) x (n - K) noise, which
-    takes all spikes for very strong, is one to two per cent low there, and a fit without refit 13 to 20 high.
+    False-spike rate on pure noise: beta, incomplete or not. Of whole spectra, bias of sigma**2 beside planted signal:
+    .2 per cent where the signal takes a sixth of the values, for each spike is given its own push on the bulk. The law
+    of (p - K) x (n - K) noise, which takes all spikes for very strong, is one to two per cent low there, and a fit
+    without refit 13 to 20 high.
 
     `edge_interval` is nominal at 90 per cent, for the end sigma (sqrt(n) + sqrt(p)) of the law of the noise. It is
 
