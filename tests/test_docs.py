@@ -26,7 +26,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
 
 def test_the_quick_start_leaves_what_it_promises(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks(ROOT / "README.md", "python")
+    code = blocks(ROOT / "README.md", "python")[0]
     shared: dict = {}
     exec(compile(code, "README.md", "exec"), shared)
     assert (tmp_path / "model.html").stat().st_size > 1_000_000

@@ -103,7 +103,7 @@ def test_the_default_arm_is_what_three_lines_give():
 
     net = nn.Sequential(nn.Linear(30, 20))
     plain, ours = Pruner(net, None, linear(20), every=3), training.make_pruner(run.DEFAULT, net, None)
-    for name in ("keep", "every", "edge", "gate", "split", "rebuild", "equalize", "only", "floor"):
+    for name in ("keep", "every", "rule", "only"):
         assert getattr(plain, name) == getattr(ours, name)
 
 

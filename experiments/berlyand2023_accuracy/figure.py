@@ -17,7 +17,10 @@ from scipy.stats import t as student
 
 HERE = Path(__file__).parent
 ARMS = {
-    "fashion": ("fashion", "fashion pruned", "fashion L1 + L2", "fashion pruned L1 + L2", "fashion pruned by chance"),
+    "fashion": (
+        *("fashion", "fashion pruned", "fashion L1 + L2", "fashion pruned L1 + L2", "fashion pruned by chance"),
+        *("fashion L1 + L2, last ReLU", "fashion pruned L1 + L2, last ReLU"),
+    ),
     "mnist": ("mnist", "mnist pruned by default", "mnist pruned", "mnist pruned L1 + L2"),
     "cifar": ("cifar", "cifar pruned"),
 }
@@ -26,6 +29,7 @@ TITLES = {"fashion": "Fashion-MNIST", "mnist": "MNIST", "cifar": "CIFAR-10"}
 PAIRS = (
     ("fashion pruned", "fashion"),
     ("fashion pruned L1 + L2", "fashion L1 + L2"),
+    ("fashion pruned L1 + L2, last ReLU", "fashion L1 + L2, last ReLU"),
     ("fashion pruned", "fashion pruned, as small from the start"),
     ("fashion pruned", "fashion pruned by chance"),
     ("fashion L1 + L2", "fashion"),
@@ -127,7 +131,11 @@ def answers(results: dict[str, Any]) -> list[list[str]]:
             return "not run"
         return f"{(figures(found[one])['spread'] / figures(found[other])['spread']) ** 2:.2f}"
 
+    def lost(name: str) -> str:
+        return ", ".join(str(run["dead"]) for run in found.get(name, ())) or "not run"
+
     default, fashion, small = "mnist pruned by default", "fashion pruned", ", as small from the start"
+    closed = " L1 + L2, last ReLU"
     cut = sorted({c["name"] for run in found.get("cifar pruned", ()) for c in run["changes"]})
     return [
         ["expected", "found"],
@@ -155,6 +163,11 @@ def answers(results: dict[str, Any]) -> list[list[str]]:
         [
             "any part of the bulk is no more than .3 points worse",
             f"largest against any: {gain(fashion, fashion + ' by chance')}",
+        ],
+        [
+            "a ReLU after the last layer: lost classes, not the pruning, rule mean and spread",
+            f"pruned {gain(fashion + closed, 'fashion' + closed)} points; classes lost, start by start: "
+            f"{lost('fashion' + closed)}, pruned {lost(fashion + closed)}",
         ],
         [
             "CIFAR-10: the linear layer alone is cut, less than two points",
