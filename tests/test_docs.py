@@ -93,6 +93,16 @@ def test_the_worth_of_small_directions_is_that_of_the_benchmark():
             assert told + f"{structured['cosine']:.3f} ({structured['also']}) |" in page
 
 
+def test_the_table_of_cut_spectra_is_that_of_the_benchmark():
+    cells = json.loads((ROOT / "benchmarks/results/cut_spectra.json").read_text())["cells"]
+    page = (ROOT / "docs/choosing.md").read_text()
+    for shape in {name.partition(",")[0] for name in cells}:
+        for none, clear, hidden in zip(*(cells[f"{shape}, {s}"] for s in ("none", "clear", "hidden")), strict=True):
+            told = [f"{none['variance'][0]:.3f}", f"{none['false_rate']:.2f}"]
+            told += [text for x in (clear, hidden) for text in (f"{x['variance'][0]:.3f}", f"{x['spikes']:.1f}")]
+            assert f"| {shape} | {none['share']:.0%} | {' | '.join(told)} |" in page
+
+
 def test_the_figures_of_the_penalties_are_those_of_the_benchmark():
     record = json.loads((ROOT / "benchmarks/results/penalties.json").read_text())
     page = (ROOT / "docs/training.md").read_text()

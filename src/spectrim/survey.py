@@ -381,7 +381,7 @@ def _read(site: Site, stored: tuple[Tensor, ...] | Exception, how: _How) -> Read
         plain_spectrum = read_spectrum(W, notes=notes)
         if cut:
             plain_spectrum = plain_spectrum.largest(site.pair_rank)
-            notes.append(f"a pair: judged by the {site.pair_rank} values that a cut has left, without equalisation")
+            notes.append(f"a pair: judged by the {site.pair_rank} values that a cut has left, as it is")
         plain = _asked(how.edge, plain_spectrum)
         if not how.equalize or cut:  # what is left of noise is no longer even over rows and columns
             if how.vectors:
