@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from experiments import __main__ as entry  # noqa: E402
-from experiments import data, drawing, records, training  # noqa: E402
+from experiments import data, drawing, networks, records, training  # noqa: E402
 from experiments.berlyand2025_appendix import figure, noise, run, widths  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -104,13 +104,13 @@ def test_a_merged_net_is_the_same_map(images):
     net, record = training.fit(recipe, images, 0)
     assert any(len(sizes) == 3 for sizes in record["architecture"].values())
     merged = noise.merged(net)
-    assert [w.shape for w in training.matrices(merged)] == [(60, 64), (60, 60), (10, 60)]
+    assert [w.shape for w in networks.matrices(merged)] == [(60, 64), (60, 60), (10, 60)]
     with torch.no_grad():
         assert torch.allclose(merged(images.test), net(images.test), atol=1e-5)
 
 
 def test_the_sum_of_squares_grows_with_the_number_of_entries(images):
-    net = training.mlp((64, 80, 70, 10), generator=torch.Generator().manual_seed(0))
+    net = networks.mlp((64, 80, 70, 10), generator=torch.Generator().manual_seed(0))
     before = [p.clone() for p in net.parameters()]
     found = noise.sweep(net, images, l2=0.1, seed=0, levels=(0.0, 0.01, 0.02, 0.05), draws=3)
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
@@ -118,7 +118,7 @@ def test_the_sum_of_squares_grows_with_the_number_of_entries(images):
     # Five standard deviations of what three draws leave to chance.
     assert found["slope"] == pytest.approx(found["entries"], abs=5 * found["slope_stderr"])
     assert found["slope_stderr"] < 0.05 * found["entries"]
-    whole = sum(float(w.detach().square().sum()) for w in training.matrices(net))
+    whole = sum(float(w.detach().square().sum()) for w in networks.matrices(net))
     assert found["squares"][0] == [pytest.approx(whole), 0.0]
     assert found["regularised"][0] == pytest.approx(found["train_loss"][0][0] + 0.1 * whole)
 
@@ -133,8 +133,8 @@ def test_the_toy_sweep_begins_at_the_accuracy_of_its_net(toy):
 
 
 def test_the_bounds_against_their_formula(images):
-    net = training.mlp((64, 30, 30, 10), generator=torch.Generator().manual_seed(1))
-    W1, _, W3 = (w.detach().double().numpy() for w in training.matrices(net))
+    net = networks.mlp((64, 30, 30, 10), generator=torch.Generator().manual_seed(1))
+    W1, _, W3 = (w.detach().double().numpy() for w in networks.matrices(net))
     x = images.train.flatten(1).double().numpy()
     longest = max(np.linalg.norm(W1 @ s) for s in x)
     rows = max(np.abs(row).sum() for row in W3)

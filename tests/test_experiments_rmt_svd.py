@@ -18,7 +18,7 @@ from torch import nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the experiments are no part of the package
 
-from experiments import drawing, jobs, records, training  # noqa: E402
+from experiments import drawing, jobs, networks, records, training  # noqa: E402
 from experiments.shmalo2023_rmt_svd import as_executed, examples, figure, printed, run, starts  # noqa: E402
 
 from spectrim.laws import TracyWidom  # noqa: E402
@@ -149,7 +149,7 @@ def test_a_layer_is_split_where_that_saves_numbers_and_not_else():
 
 
 def net_of(sizes: tuple[int, ...], seed: int = 0, last_relu: bool = False) -> nn.Sequential:
-    return training.mlp(sizes, last_relu, torch.Generator().manual_seed(seed))
+    return networks.mlp(sizes, last_relu, torch.Generator().manual_seed(seed))
 
 
 def test_splits_nest_and_the_parameters_are_those_of_the_printed_count():

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from experiments import __main__ as entry  # noqa: E402
-from experiments import controls, data, jobs, sparse, training  # noqa: E402
+from experiments import controls, data, jobs, networks, sparse, training  # noqa: E402
 from experiments.training import Pruning, Recipe  # noqa: E402
 
 from spectrim.linalg import svd  # noqa: E402
@@ -35,8 +35,8 @@ def images() -> data.Images:
 
 
 def test_the_gradients_added_by_hand_are_those_of_the_penalties_in_the_loss():
-    net = training.mlp((12, 9, 5), generator=torch.Generator().manual_seed(0)).double()
-    weights = training.matrices(net)
+    net = networks.mlp((12, 9, 5), generator=torch.Generator().manual_seed(0)).double()
+    weights = networks.matrices(net)
     with torch.no_grad():
         weights[0][0, :3] = 0  # where the subgradient is 0 both ways
     x, y = torch.randn(7, 12, generator=torch.Generator().manual_seed(1)).double(), torch.arange(7) % 5
@@ -59,7 +59,7 @@ def test_training_with_penalties_is_training_on_the_penalised_loss(images):
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9)
     for chosen in torch.randperm(600, generator=order).split(32):
         loss = F.cross_entropy(twin(images.train[chosen]), images.train_labels[chosen])
-        loss = loss + sum(1e-3 * w.abs().sum() + 1e-3 * w.square().sum() for w in training.matrices(twin))
+        loss = loss + sum(1e-3 * w.abs().sum() + 1e-3 * w.square().sum() for w in networks.matrices(twin))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -109,15 +109,15 @@ def test_starts_have_the_variance_that_they_say(init, variance):
 
 
 def test_the_last_relu_is_there_or_not():
-    assert list(training.mlp((4, 3, 2))._modules) == ["flat", "fc1", "relu1", "fc2"]
-    assert list(training.mlp((4, 3, 2), last_relu=True)._modules)[-1] == "relu2"
+    assert list(networks.mlp((4, 3, 2))._modules) == ["flat", "fc1", "relu1", "fc2"]
+    assert list(networks.mlp((4, 3, 2), last_relu=True)._modules)[-1] == "relu2"
 
 
 def test_the_convolutional_net_takes_its_images():
     recipe = Recipe(sizes=(0, 20, 10), channels=(3, 4, 8, 8), pools=(1, 3), dropout=0.1)
     net = training.build(recipe, 12, torch.Generator().manual_seed(0))
     assert net(torch.zeros(2, 3, 12, 12)).shape == (2, 10) and net.fc1.in_features == 8 * 3 * 3
-    assert training.architecture(net)["conv2"] == [4, 8]
+    assert networks.architecture(net)["conv2"] == [4, 8]
 
 
 def test_images_are_centred_and_scaled(images):
@@ -147,7 +147,7 @@ def test_the_record_is_what_the_net_does(pruned, images):
     for k, recall in enumerate(record["test"]["recall"]):
         assert recall == pytest.approx((guess[images.test_labels == k] == k).float().mean().item())
     assert record["train"]["loss"] == pytest.approx(loss, rel=1e-5)
-    squares = sum(float(w.detach().square().sum()) for w in training.matrices(net))
+    squares = sum(float(w.detach().square().sum()) for w in networks.matrices(net))
     assert record["regularised_loss"] == pytest.approx(loss + 1e-4 * squares, rel=1e-5)
     assert {len(column) for column in record["epochs"].values()} == {6}
     assert record["parameters"]["weights"] + record["parameters"]["other"] == record["epochs"]["params"][-1]
@@ -371,4 +371,4 @@ def test_stacked_layers_count_their_numbers():
     net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))
     with torch.no_grad():
         net[0].weight[0, :3] = 0
-    assert training.count(net) == {"weights": 20, "other": 12, "zeros": 3}
+    assert networks.count(net) == {"weights": 20, "other": 12, "zeros": 3}

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiments import training
+from experiments import networks, training
 from experiments.data import Images
 from torch import nn
 
@@ -54,7 +54,7 @@ def sweep(
         draws: matrices Z for each layer.
     """
     net = merged(net).eval()
-    *noisy, _ = training.matrices(net)
+    *noisy, _ = networks.matrices(net)
     before = [w.clone() for w in noisy]
     rows: dict[str, list[Any]] = {key: [] for key in ("train", "test", "train_loss", "test_loss", "squares")}
     for eps in levels:
@@ -70,7 +70,7 @@ def sweep(
                 result = training.evaluate(net, x, y)
                 found[split].append(result["accuracy"])
                 found[f"{split}_loss"].append(result["loss"])
-            found["squares"].append(sum(float(w.double().square().sum()) for w in training.matrices(net)))
+            found["squares"].append(sum(float(w.double().square().sum()) for w in networks.matrices(net)))
         for key, values in found.items():
             rows[key].append([float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0])
     for w, kept in zip(noisy, before, strict=True):

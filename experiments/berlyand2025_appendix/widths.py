@@ -15,7 +15,7 @@ from math import log, sqrt
 from typing import Any
 
 import torch
-from experiments import training
+from experiments import networks, training
 from experiments.data import Images
 from torch import nn
 
@@ -28,7 +28,7 @@ def bracket(N: float) -> float:
 @torch.no_grad()
 def bounds(net: nn.Sequential, x: torch.Tensor) -> dict[str, float]:
     """Returns a(N), a'(N) and the norms in them, for a network of three matrices and images as it takes them."""
-    W1, W2, W3 = (w.detach() for w in training.matrices(net))
+    W1, W2, W3 = (w.detach() for w in networks.matrices(net))
     N = W2.shape[1]
     rows = float(W3.abs().sum(1).max())
     longest = max(float((part.flatten(1) @ W1.T).norm(dim=1).max()) for part in x.split(5000))

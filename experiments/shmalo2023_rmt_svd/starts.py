@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiments import jobs, training
+from experiments import jobs, networks, training
 from experiments.data import Images
 from experiments.shmalo2023_rmt_svd import as_executed
 from torch import nn
@@ -40,7 +40,7 @@ class Case:
 def made(case: Case, seed: int) -> tuple[nn.Sequential, torch.Generator]:
     """Returns the net at its start and the generator of the order of the images, as `training.fit` draws both."""
     drawn, order = (torch.Generator().manual_seed(2 * seed + k) for k in (0, 1))
-    net = training.mlp(case.sizes, case.last_relu, drawn)
+    net = networks.mlp(case.sizes, case.last_relu, drawn)
     if case.bias == "zero":
         nn.init.zeros_(last(net).bias)
     elif case.bias != "torch":
