@@ -107,6 +107,24 @@ def test_the_default_arm_is_what_three_lines_give():
         assert getattr(plain, name) == getattr(ours, name)
 
 
+def test_the_front_page_quotes_the_results():
+    if not (HERE / "results.json").exists():
+        pytest.skip("not run")
+    found = figure.nets(records.read(HERE / "results.json")["results"])
+    front = " ".join((ROOT / "README.md").read_text().split())
+
+    def told(name: str) -> str:
+        one = figure.figures(found[name])
+        return f"{one['mean']:.2f} ± {one['stderr']:.2f} %".replace(" 0.", " .")
+
+    default = "mnist pruned by default"
+    kept = figure.figures(found[default])["params"] / figure.figures(found["mnist"])["params"]
+    assert f"{told(default)} with {kept:.0%} of the parameters, {told('mnist')} without" in front.replace("41 %", "41%")
+    assert f"{told(default + ', as small from the start')} for a net as small from its start" in front
+    mean, half = figure.difference(found["fashion pruned"], found["fashion"])
+    assert f"cost {-mean:.2f} ± {half:.2f} points (95 %)".replace(" 0.", " .") in front
+
+
 def test_figures_and_differences_against_numpy():
     def made(accuracy):
         return {"test_accuracy": accuracy, "train_accuracy": 1.0, "epochs": {"params": [9, 7]}}
