@@ -350,8 +350,9 @@ def main() -> None:
     noise_accuracy.legend(fontsize=7)
     noise_loss.set(xlabel="standard deviation of what is added", ylabel="loss", title="A.3")
     noise_loss.legend(*first_of_each(noise_loss), fontsize=7)
-    for colour, name in zip(drawing.INK, STARTS, strict=False):
-        found = by_width(results, name)
+    widths = {name: found for name in STARTS if (found := by_width(results, name))}
+    scale = "log" if widths else "linear"  # no axis of nothing is logarithmic
+    for colour, (name, found) in zip(drawing.INK, widths.items(), strict=False):
         N = list(found)
         for key, line in (("a", "-"), ("a_prime", ":")):
             for when, mark in (("before", "o"), ("after", "x")):
@@ -361,10 +362,10 @@ def main() -> None:
         means = [np.mean(percent(found[n], "test_accuracy")) for n in N]
         width_accuracy.plot(N, means, "-o", markersize=4, color=colour, label=name)
     width_bound.set(
-        xscale="log", yscale="log", xlabel="N", ylabel="a(N), a′(N)", title="B.3, before and after training"
+        xscale=scale, yscale=scale, xlabel="N", ylabel="a(N), a′(N)", title="B.3, before and after training"
     )
     width_bound.legend(fontsize=6)
-    width_accuracy.set(xscale="log", xlabel="N", ylabel="test accuracy, %", title="B.3")
+    width_accuracy.set(xscale=scale, xlabel="N", ylabel="test accuracy, %", title="B.3")
     width_accuracy.legend(fontsize=7)
     drawing.save(figure, HERE)
 
