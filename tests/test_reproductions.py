@@ -221,7 +221,7 @@ def a1(**arms):
 
 
 def test_low_arms_of_a1_are_artefacts_only_beside_a_control_that_keeps_its_classes():
-    fallen, whole = [(0.8, 1), (0.9, 0)], [(0.9, 0), (0.89, 0)]
+    fallen, whole = [(0.8, 1), (0.9, 0), (0.9, 0)], [(0.9, 0), (0.89, 0), (0.9, 0)]
     words = {
         (): "not run",
         ("whole",): "artefact",
@@ -234,9 +234,14 @@ def test_low_arms_of_a1_are_artefacts_only_beside_a_control_that_keeps_its_class
 
 
 def test_high_arms_of_a1_have_to_keep_all_classes():
-    for starts, word in (([(0.9, 0)] * 2, "confirmed"), ([(0.9, 0), (0.8, 1)], "confirmed in part")):
+    for starts, word in (([(0.9, 0)] * 3, "confirmed"), ([(0.9, 0), (0.8, 1), (0.9, 0)], "confirmed in part")):
         assert berlyand2025.arm(a1(MP_L2=starts), "MP + L2").word == word
-    assert berlyand2025.arm(a1(MP_L2=[(0.8, 1)]), "MP + L2").word == "not reproduced"
+    assert berlyand2025.arm(a1(MP_L2=[(0.8, 1)] * 3), "MP + L2").word == "not reproduced"
+
+
+def test_there_is_no_verdict_before_all_starts_are_there():
+    row = berlyand2025.arm(a1(MP_L2=[(0.8, 1)] * 2), "MP + L2")
+    assert row.word == "not run" and row.why.startswith("2 of 3 starts so far")
 
 
 @pytest.mark.parametrize(
