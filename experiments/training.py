@@ -289,17 +289,9 @@ def fit(
     return net, record | ({"watched": watched} if watch else {})
 
 
-def train(
-    recipe: Recipe,
-    images: Images,
-    seed: int,
-    *,
-    cut: Cut | None = None,
-    watch: Watch | None = None,
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """Returns the record of one training: settings, course by epoch, final figures, cuts, seconds; see `fit`."""
-    return fit(recipe, images, seed, cut=cut, watch=watch, device=device)[1]
+def train(recipe: Recipe, images: Images, seed: int, **options: Any) -> dict[str, Any]:
+    """Returns the record of one training: settings, course by epoch, final figures, cuts, seconds; options as `fit`."""
+    return fit(recipe, images, seed, **options)[1]
 
 
 def _dead(tested: dict[str, Any]) -> int:

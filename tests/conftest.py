@@ -18,3 +18,17 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def toy(request, tmp_path_factory) -> dict:
+    """What the toy run of an experiment writes; the test module names the experiment's folder, `HERE`."""
+    from experiments import __main__ as entry  # the modules that ask for this have put the checkout on the path
+    from experiments import records
+
+    output = tmp_path_factory.mktemp("toy") / "results.json"
+    with pytest.MonkeyPatch.context() as patch:
+        arguments = ["experiments", request.module.HERE.name, "--toy", "--workers", "0", "--output", str(output)]
+        patch.setattr("sys.argv", arguments)
+        entry.main()
+    return records.read(output)

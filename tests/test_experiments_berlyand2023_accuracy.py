@@ -13,22 +13,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from experiments import __main__ as entry  # noqa: E402
 from experiments import drawing, records, training  # noqa: E402
 from experiments.berlyand2023_accuracy import figure, run  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HERE = ROOT / "experiments" / "berlyand2023_accuracy"
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory) -> dict:
-    output = tmp_path_factory.mktemp("toy") / "results.json"
-    with pytest.MonkeyPatch.context() as patch:
-        arguments = ["experiments", "berlyand2023_accuracy", "--toy", "--workers", "0", "--output", str(output)]
-        patch.setattr(sys, "argv", arguments)
-        entry.main()
-    return records.read(output)
 
 
 def test_every_arm_has_its_start(toy):

@@ -6,6 +6,7 @@ from itertools import pairwise
 from math import prod, sqrt
 
 import torch
+from experiments import networks
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,13 +15,7 @@ ROOT_OF_THREE = sqrt(3.0)
 
 def mlp(sizes: tuple[int, ...] = (784, 512, 512, 10)) -> nn.Sequential:
     """Returns fully connected layers fc1, fc2, ... with ReLU between them, none after the last."""
-    net = nn.Sequential()
-    net.add_module("flat", nn.Flatten())
-    for i, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
-        net.add_module(f"fc{i}", nn.Linear(inputs, outputs))
-        if i < len(sizes) - 1:
-            net.add_module(f"relu{i}", nn.ReLU())
-    return net
+    return networks.mlp(sizes)
 
 
 def lenet5() -> nn.Sequential:
