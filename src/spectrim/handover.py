@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from .sites import Layer
+from .sites import Layer, listed
 
 Optimizers = Optimizer | Sequence[Optimizer] | None
 
@@ -40,9 +40,8 @@ def check_trained(optimizers: Sequence[Optimizer], parameters: Mapping[str, nn.P
         raise ValueError(
             "the optimiser holds none of the model's weights: it belongs to another model, or to an older copy"
         )
-    more = f" and {len(astray) - 3} more" if len(astray) > 3 else ""
     raise ValueError(
-        f"no optimiser given holds {', '.join(astray[:3])}{more}: give all optimisers of the model as a list, freeze "
+        f"no optimiser given holds {listed(astray)}: give all optimisers of the model as a list, freeze "
         "these weights (requires_grad_(False)), or leave them out with only="
     )
 

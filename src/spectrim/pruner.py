@@ -23,7 +23,7 @@ from .linalg import one_thread
 from .modules import of_module
 from .rule import Cut, Left, Rule
 from .schedules import Schedule, value
-from .sites import Layer, Site
+from .sites import Layer, Site, listed
 from .spectrum import SMALLEST
 from .survey import Edge, Progress, Reading
 from .trim import Change, save
@@ -158,9 +158,8 @@ class Pruner:
         share = value(self.keep, epoch)
         bad = [site.name for site in sites if not torch.isfinite(site.get()).all()]
         if bad:
-            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
             raise ValueError(
-                f"epoch {epoch}: the weights of {', '.join(bad[:3])}{more} hold NaN or infinite entries: the training "
+                f"epoch {epoch}: the weights of {listed(bad)} hold NaN or infinite entries: the training "
                 "has diverged before this step; nothing was changed"
             )
         readings, kept, cuts = {}, dict(self._skipped), []
@@ -273,9 +272,8 @@ class Pruner:
         held = [name for name, ref in self._gone.items() if ref() is not None]
         self._gone = {}
         if held:
-            more = f" and {len(held) - 3} more" if len(held) > 3 else ""
             warnings.warn(
-                f"something still holds {', '.join(held[:3])}{more}, which an earlier cut replaced: an optimiser that "
+                f"something still holds {listed(held)}, which an earlier cut replaced: an optimiser that "
                 "was not given, a list of parameters or of layers? It does not see the new ones",
                 stacklevel=3,
             )

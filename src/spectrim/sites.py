@@ -8,7 +8,7 @@ a convolution): it is one `Layer` with one `Site` a row block.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -295,6 +295,16 @@ def gate_parts(rows: int, hidden: int, fused: str = "split") -> tuple[str, tuple
     if fused == "whole" or not labels:
         return kind, (Part("", rows),)
     return kind, tuple(Part(label, rows // len(labels)) for label in labels)
+
+
+def listed(names: Sequence[str], between: str = ", ") -> str:
+    """Return the first three names of a list, and how many more there are, for a message.
+
+    Example:
+        >>> listed(["a", "b", "c", "d"])
+        'a, b, c and 1 more'
+    """
+    return between.join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def skipped_vector(name: str, shape: tuple[int, ...]) -> Skipped:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .modules import of_module
-from .sites import Site
+from .sites import Site, listed
 from .trim import Change
 
 
@@ -147,8 +147,7 @@ def _readable(model: nn.Module) -> tuple[Site, ...]:
         raise ValueError(f"{type(model).__name__} has no matrix to sparsify: no linear, convolutional, attention layer")
     broken = [s.name for s in sites if not all(torch.isfinite(read()).all() for read, _ in _tensors(s))]
     if broken:
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        raise ValueError(f"NaN or infinite entries in {', '.join(broken[:3])}{more}: nothing was changed")
+        raise ValueError(f"NaN or infinite entries in {listed(broken)}: nothing was changed")
     return sites
 
 

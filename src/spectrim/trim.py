@@ -20,7 +20,7 @@ from .names import layers_by_name, leading_tensor, stored_tensors
 from .output import check_loadable, write_structure
 from .plan import Entry, Plan
 from .reading import Equalised, equalize
-from .sites import Site
+from .sites import Site, listed
 from .steps import smallest_to_zero, truncate
 from .survey import Edge, Model, fingerprint, inventory, open_model
 
@@ -154,9 +154,8 @@ def _check(sites: dict[str, Site], plan: Plan) -> dict[str, Site]:
             wrong.append(f"{entry.name} is a pair of layers: its product cannot be given zeros")
     if wrong:
         head = "this plan was made for another model" if other else "this plan cannot be carried out"
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         made = f" (it was made for {plan.model.label}: survey and plan again)" if other else ""
-        raise ValueError(f"{head}{made}: {'; '.join(wrong[:3])}{more}")
+        raise ValueError(f"{head}{made}: {listed(wrong, '; ')}")
     return {entry.name: sites[entry.name] for entry in plan.touched}
 
 
