@@ -22,7 +22,7 @@ import numpy as np
 
 import spectrim
 from spectrim import demo
-from spectrim.budgets import Candidate, allocate
+from spectrim.budgets.ranks import Candidate, allocate
 from spectrim.linalg import svd
 from spectrim.reading import equalize
 from spectrim.survey import inventory

@@ -19,9 +19,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import spectrim
+import spectrim.budgets
 from spectrim.cli import app
+from spectrim.cli.options import BudgetName, budget
 from spectrim.cli.tables import fitted, shortened
 from spectrim.compare import compare
+from spectrim.plan import DEFAULT_ZEROS
 from spectrim.verdict import GATE
 
 ANSI = "\x1b"
@@ -186,7 +189,10 @@ def test_a_plan_goes_through_a_pipe(model, tmp_path):
         (["plan", "model", "--params", "0.5", "--basis", "equalised", "--no-equalize"], "leave out --no-equalize"),
         (["plan", "nothing", "--zeros", "0.5", "--vectors"], "leave out --vectors$"),
         (["plan", "nothing", "--zeros", "0.5", "--dense"], "leave out --dense$"),
-        (["plan", "nothing", "--zeros", "0.5", "--dense", "--basis", "equalised"], "--dense and --basis equalised$"),
+        (["plan", "nothing", "--zeros", "0.5", "--vectors", "--dense"], "leave out --vectors and --dense$"),
+        (["plan", "nothing", "--params", "0.5", "--budget", "lamp"], "--budget shares out zeros"),
+        (["plan", "nothing", "--zeros", "0.5", "--budget", "wanda"], "wanda"),
+        (["plan", "nothing", "--zeros", "0.5", "--basis", "equalised", "--no-equalize"], "leave out --no-equalize"),
         (["survey", "nothing", "--json", "."], r"--json \. is a folder"),
         (["survey", "nothing", "--html", "model"], "--html model is a folder"),
         (["survey", "nothing", "--html", "-"], "--html - would"),
@@ -316,9 +322,36 @@ def test_help_tells_every_option(name):
 def test_the_defaults_of_the_options_are_those_of_the_functions():
     """They are written out in the options, so that help needs no torch."""
     options = {p.name: p.default for p in commands()["plan"].params}
+    helps = {p.name: p.help for p in commands()["plan"].params}
     assert (options["alpha"], options["beta"]) == (spectrim.Bema().alpha, spectrim.Bema().beta)
-    assert options["gate"] == GATE
+    assert options["gate"] is None and str(GATE) in helps["gate"]
+    assert options["by"] is None and type(budget_of(helps["by"])) is type(DEFAULT_ZEROS)
     assert options["edge"] == "bema" and options["vectors"] is False
+
+
+def budget_of(text: str):
+    """The budget that the help names as the usual one."""
+    return budget(BudgetName(re.search(r"default: ([\w-]+)", text)[1]))
+
+
+def test_every_budget_has_a_name_here():
+    classes = {made for made in map(vars(spectrim.budgets).get, spectrim.budgets.__all__) if isinstance(made, type)}
+    assert {type(budget(name)) for name in BudgetName} == classes - {
+        spectrim.budgets.Allotment,
+        spectrim.budgets.Target,
+    }
+    assert budget(None) is None
+
+
+def test_zeros_by_a_budget_in_the_equalised_basis(model, tmp_path):
+    done = run("plan", model, "--zeros", "0.4", "--budget", "spectral-edge", "--basis", "equalised", "--gate", "0.5",
+               "-o", tmp_path / "plan.json")  # fmt: skip
+    assert_done(done)
+    chosen = spectrim.Plan.from_json(tmp_path / "plan.json")
+    assert chosen.budget.startswith("SpectralEdge(") and chosen.model.gate == 0.5
+    assert {e.basis for e in chosen.touched} == {"equalised"} and "by SpectralEdge" in done.stdout
+    assert chosen.zeros == round(0.4 * chosen.params_before)
+    assert_done(run("trim", model, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out"))
 
 
 @pytest.mark.parametrize("more", [["--basis", "equalised"], ["--no-equalize"]])

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from spectrim import NoiseFit, Plan, Reading, Spectrum, Survey, plan, planted, survey, trim
-from spectrim.edges import Known
+from spectrim import NoiseFit, Plan, Reading, Spectrum, Survey, budgets, equalize, plan, planted, survey, trim
+from spectrim.edges import Bema, Known
 
 SHAPES = st.tuples(st.integers(2, 60), st.integers(2, 60))
 
@@ -221,6 +221,125 @@ def test_zeros_are_those_of_one_sort_over_all(kind, share, tmp_path):
 
     after = load_file(tmp_path / "out/model.safetensors")
     assert all(torch.equal(after[name], expected[name]) for name in found)
+
+
+def odd_net() -> nn.Module:
+    """Three matrices, of which the middle one fits no law of noise: half of its values stand far above the rest."""
+    model = net()
+    generator = torch.Generator().manual_seed(0)
+    signal = torch.randn(48, 24, generator=generator) @ torch.randn(24, 64, generator=generator)
+    model[1].weight.data += signal
+    return model
+
+
+def test_magnitudes_need_no_law_so_the_gate_keeps_nothing_from_zeros():
+    model = odd_net()
+    found = survey(model)
+    kinds = {r.name: r.verdict.cuttable for r in found.fitted}
+    assert kinds == {"0": True, "1": False, "2": True}
+    assert next(e for e in plan(found, params=0.5).entries if e.name == "1").action == "keep"
+    for gate in (None, 0.0, 0.1, 1.0):
+        chosen = plan(found, zeros=0.5, gate=gate)
+        assert {e.name for e in chosen.touched} == {"0", "1", "2"} and not chosen.notes
+        assert chosen.zeros == round(0.5 * chosen.params_before)
+    expected = naive_zeros({str(i): layer.weight.data for i, layer in enumerate(model)}, 0.5)
+    assert {e.name: e.zeros for e in chosen.entries} == {n: int((W == 0).sum()) for n, W in expected.items()}
+
+
+def test_the_gate_of_zeros_is_that_of_the_budget():
+    found = survey(odd_net())
+    edge = budgets.SpectralEdge(signal="edge", beta_mlp=2.0, end=0.9)
+    usual, shut, opened = (plan(found, zeros=0.5, budget=edge, gate=gate) for gate in (None, 0.0, 1.0))
+    assert usual.model.gate == 0.1 and "(1)" in usual.notes[0]
+    assert "gate=0.1" in usual.budget and "gate=1.0" in opened.budget and opened.model.gate == 1.0
+    assert opened.notes == () and len({tuple(e.zeros for e in p.entries) for p in (usual, shut, opened)}) == 3
+    assert "2 matrices do not fit the law of noise (1, 2)" in shut.notes[0]
+    assert plan(found, zeros=0.5, budget=budgets.Uniform(), gate=0.0) == plan(
+        found, zeros=0.5, budget=budgets.Uniform()
+    )
+
+
+BUDGETS = [budgets.Uniform(), budgets.Lamp(), budgets.LayerNormalised(), budgets.SpectralEdge(), budgets.HeavyTail(),
+           budgets.BulkShare(), budgets.LeastDamage(0.5, "spikes"), budgets.ErdosRenyi()]  # fmt: skip
+
+
+@pytest.mark.parametrize("basis", ["plain", "equalised"])
+@pytest.mark.parametrize("budget", BUDGETS, ids=lambda b: type(b).__name__)
+def test_a_plan_holds_what_its_budget_says(budget, basis, tmp_path):
+    model = net()
+    found = survey(model)
+    chosen = plan(found, zeros=0.6, budget=budget, basis=basis)
+    allotment = budget(budgets.evened(found) if basis == "equalised" else found, 0.6)
+    assert {e.name: e.zeros for e in chosen.entries} == allotment.counts
+    assert chosen.zeros == round(0.6 * chosen.params_before) and chosen.notes == allotment.notes
+    assert chosen.budget == repr(budget) and repr(budget) in str(chosen)
+    for e in chosen.entries:
+        W = model[int(e.name)].weight.data
+        scale = equalize(W, edge=Bema()).apply(W).abs() if basis == "equalised" else W.abs()
+        lost = W.flatten()[torch.sort(scale.flatten(), stable=True).indices[: e.zeros]]
+        assert e.damage == pytest.approx(float(lost.double().norm() / W.double().norm()))  # of W as it is
+        assert e.basis == basis and f"by {type(budget).__name__}" in e.reason
+        assert allotment.reasons.get(e.name, "") in e.reason
+    chosen.to_json(tmp_path / "plan.json")
+    assert Plan.from_json(tmp_path / "plan.json") == chosen
+
+
+def test_zeros_are_shared_out_by_magnitude_unless_told():
+    found = survey(net())
+    chosen = plan(found, zeros=0.3)
+    assert chosen.budget == "GlobalMagnitude()" and chosen == plan(found, zeros=0.3, budget=budgets.GlobalMagnitude())
+    assert plan(found, params=0.5).budget == ""
+
+
+def test_a_plan_from_before_there_were_budgets_is_read(tmp_path):
+    raw = json.loads(plan(survey(net()), zeros=0.3).to_json())
+    del raw["budget"]
+    (tmp_path / "plan.json").write_text(json.dumps(raw))
+    assert Plan.from_json(tmp_path / "plan.json").budget == ""
+
+
+def first_alone(found: Survey, zeros: float) -> budgets.Allotment:
+    total = round(zeros * sum(t.entries for t in budgets.candidates(found)))
+    return budgets.Allotment({"0": np.int64(total)}, {"0": "the first pays"}, ("my own",))
+
+
+def test_any_function_is_a_budget():
+    chosen = plan(survey(net()), zeros=0.3, budget=first_alone)
+    assert [e.zeros for e in chosen.entries] == [round(0.3 * 12288), 0, 0] and chosen.notes == ("my own",)
+    assert chosen.budget == "first_alone" and chosen.entries[0].reason.endswith("by first_alone: the first pays")
+    again = plan(survey(net()), zeros=0.3, budget=lambda found, zeros: first_alone(found, zeros))
+    assert "0x" not in again.budget and "lambda" in again.budget
+    mine = budgets.SpectralEdge(attention=lambda name: True)
+    assert "0x" not in plan(survey(net()), zeros=0.3, budget=mine).budget
+
+
+@pytest.mark.parametrize(
+    ("budget", "error", "match"),
+    [
+        (budgets.Lamp, TypeError, r"such as budgets.Lamp\(\), not <class"),
+        ("lamp", TypeError, "a budget is a function"),
+        (lambda found, zeros: {"0": 3}, TypeError, "returns an Allotment"),
+        (lambda found, zeros: budgets.Allotment({"0": 3}), ValueError, "gives 3 zeros, and 6144 were asked for"),
+        (lambda found, zeros: budgets.Allotment({"1": -1, "0": 6145}), ValueError, "1 -1 zeros, and it has 3072"),
+        (lambda found, zeros: budgets.Allotment({"0": 6144.0}), TypeError, "6144.0 zeros, which is no count"),
+        (lambda found, zeros: budgets.Allotment({"1": 6144}), ValueError, "1 6144 zeros, and it has 3072 entries"),
+        (lambda found, zeros: budgets.Allotment({"9": 6144}), ValueError, "'9', which is no matrix"),
+    ],
+)
+def test_what_is_no_budget_is_refused(budget, error, match):
+    with pytest.raises(error, match=match):
+        plan(survey(net()), zeros=0.5, budget=budget)
+
+
+def test_a_budget_and_a_basis_are_asked_for_where_they_mean_something():
+    found = survey(net())
+    with pytest.raises(ValueError, match="a budget shares out zeros"):
+        plan(found, params=0.5, budget=budgets.Lamp())
+    for target in ({"params": 0.5}, {"zeros": 0.5}):
+        with pytest.raises(ValueError, match="basis is one of plain, equalised, not 'even'"):
+            plan(found, **target, basis="even")
+    with pytest.raises(ValueError, match="without equalisation"):
+        plan(survey(net(), equalize=False), zeros=0.5, basis="equalised")
 
 
 def test_zeros_skip_what_has_no_verdict():

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import spectrim.checkpoint
 import spectrim.trim  # the module; the name is bound to the function
-from spectrim import Bema, Median, equalize, load, plan, planted, survey, trim
+from spectrim import Bema, Median, budgets, equalize, load, plan, planted, survey, trim
 from spectrim.linalg import svd
 
 TRIM = sys.modules["spectrim.trim"]
@@ -149,6 +149,53 @@ def test_zeros_are_achieved_as_planned(dtype):
     for c in done:
         new = matrix(model, c.name)
         assert torch.equal(new[new != 0], matrix(before, c.name)[new != 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_zeros_of_the_equalised_basis_are_the_smallest_of_the_evened_out_matrix(dtype, tmp_path):
+    model, before = net(dtype=dtype), net(dtype=dtype)
+    chosen = plan(survey(model), zeros=0.6, budget=budgets.Lamp(), basis="equalised")
+    assert {e.basis for e in chosen.touched} == {"equalised"}
+    done = trim(model, chosen)
+    assert sum(c.zeros for c in done) == chosen.zeros == round(0.6 * chosen.params_before)
+    moved = 0
+    for c, e in zip(done, chosen.touched, strict=True):
+        W, new = matrix(before, c.name), matrix(model, c.name)
+        size = equalize(W, edge=Bema()).apply(W).abs()
+        assert torch.equal(new[new != 0], W[new != 0]) and int((new == 0).sum()) == e.zeros
+        assert size[new == 0].max() <= size[new != 0].min()
+        assert c.relative_error == pytest.approx(e.damage, abs=1e-6)
+        assert float((W - new).double().norm() / W.double().norm()) == pytest.approx(e.damage, abs=1e-6)
+        moved += int(W[new == 0].abs().max() > W[new != 0].abs().min())
+    assert moved == len(done)  # and so they are others than the smallest of the matrix as it is
+    trim(folder_of(weights(dtype=dtype), tmp_path / "model"), chosen, tmp_path / "out")
+    stored = load_file(tmp_path / "out/model.safetensors")
+    assert all(torch.equal(stored[f"{c.name}.weight"], matrix(model, c.name)) for c in done)
+
+
+def test_zeros_of_the_equalised_basis_need_an_estimator_that_can_be_made_again():
+    with pytest.raises(ValueError, match="plan with basis='plain'"):
+        plan(survey(net(), edge=lambda spectrum: Bema()(spectrum)), zeros=0.5, basis="equalised")
+
+
+def test_an_edit_may_change_the_basis_of_zeros(tmp_path):
+    model = net()
+    raw = json.loads(plan(survey(model), zeros=0.5).to_json())
+    raw["entries"][0]["basis"] = "equalised"
+    (tmp_path / "plan.json").write_text(json.dumps(raw))
+    done = trim(model, tmp_path / "plan.json")
+    W, new = matrix(net(), done[0].name), matrix(model, done[0].name)
+    size = equalize(W, edge=Bema()).apply(W).abs()
+    assert size[new == 0].max() <= size[new != 0].min() and done[0].zeros == raw["entries"][0]["zeros"]
+
+
+def test_a_plan_from_a_path_is_that_of_the_live_model(tmp_path):
+    """The file is read again, one matrix at a time."""
+    source = folder_of(weights(), tmp_path / "model")
+    for budget in (budgets.SpectralEdge(), budgets.LeastDamage(norm="edge"), budgets.ErdosRenyi()):
+        for basis in ("plain", "equalised"):
+            made = [plan(survey(m), zeros=0.6, budget=budget, basis=basis) for m in (source, net())]
+            assert made[0].entries == made[1].entries
 
 
 def test_what_is_in_the_folder_is_what_was_planned(tmp_path):
@@ -302,18 +349,20 @@ def test_a_fault_before_writing_leaves_the_live_model_alone(turn, monkeypatch):
     assert_untouched(model, before)
 
 
-@pytest.mark.parametrize("where", ["rank", "values", "zeros"])
+@pytest.mark.parametrize("where", ["rank", "values", "zeros", "which zeros"])
 def test_what_differs_from_the_plan_is_not_passed_in_silence(where, tmp_path, monkeypatch):
     source = folder_of(weights(), tmp_path / "model")
     found = survey(source)
-    chosen = plan(found, zeros=0.4) if where == "zeros" else plan(found, params=0.5)
+    chosen = plan(found, params=0.5) if where in ("rank", "values") else plan(found, zeros=0.4)
     truncate, smallest = TRIM.truncate, TRIM.smallest_to_zero
     if where == "rank":  # one value too few
         monkeypatch.setattr(TRIM, "truncate", lambda W, k, *how: truncate(W, k - 1, *how))
     elif where == "values":  # the right rank, and not the best matrix of it
         monkeypatch.setattr(TRIM, "truncate", lambda W, k, *how: truncate(W + 0.5 * W.flip(0), k, *how))
-    else:
-        monkeypatch.setattr(TRIM, "smallest_to_zero", lambda W, zeros: smallest(W, zeros - 1))
+    elif where == "zeros":
+        monkeypatch.setattr(TRIM, "smallest_to_zero", lambda W, zeros, *how: smallest(W, zeros - 1, *how))
+    else:  # as many as planned, and not the smallest
+        monkeypatch.setattr(TRIM, "smallest_to_zero", lambda W, zeros, *how: W * (smallest(W, W.numel() - zeros) == 0))
     with pytest.raises(RuntimeError, match=r"fc\d: what was achieved is not what was planned"):
         trim(source, chosen, tmp_path / "out")
     assert [f.name for f in tmp_path.iterdir()] == ["model"]

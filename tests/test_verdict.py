@@ -140,7 +140,7 @@ def model():
     return {f"{name}.weight": torch.tensor(make()) for name, make in MATRICES.items()}
 
 
-@pytest.mark.parametrize("how", [{"params": 0.5}, {"params": 0.5, "dense": True}, {"zeros": 0.5}])
+@pytest.mark.parametrize("how", [{"params": 0.5}, {"params": 0.5, "dense": True}])
 def test_the_plan_does_not_cut_what_does_not_fit(how):
     found = survey(model())
     chosen = {e.name.removesuffix(".weight"): e for e in plan(found, **how).entries}
@@ -150,6 +150,11 @@ def test_the_plan_does_not_cut_what_does_not_fit(how):
     assert any(chosen[name].action != "keep" for name in ("noise-like", "spiked"))
     assert any("2 matrices do not fit" in note for note in plan(found, **how).notes)
     assert all(e.candidate for e in plan(found, **how, gate=1).entries)
+
+
+def test_zeros_take_what_does_not_fit_too_for_magnitudes_need_no_law():
+    chosen = plan(survey(model()), zeros=0.5)
+    assert all(e.candidate and e.action == "zeros" for e in chosen.entries) and not chosen.notes
 
 
 def test_a_model_that_does_not_fit_anywhere_is_refused_with_the_way_out():

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from . import factored
 from .audit import audit
+from .budgets.thresholds import magnitudes, threshold_counts
 from .linalg import svd
 from .plan import Plan, plan
-from .steps import magnitude_counts, smallest_to_zero
+from .steps import smallest_to_zero
 from .survey import Survey, inventory, survey
 from .trim import trim
 
@@ -349,7 +350,8 @@ def _controls(fresh: Callable[[], nn.Module], found: Survey, chosen: Plan):
     zeros = round(count - (kept * 4 - count / 8) / 4)  # count / 8 bytes of mask, four bytes a value that is kept
     magnitude = fresh()
     sites = [site for site in inventory(magnitude).sites if site.name in entries]
-    for site, (gone, _) in zip(sites, magnitude_counts([s.get for s in sites], zeros), strict=True):
+    counts = threshold_counts([magnitudes(site.get) for site in sites], zeros)
+    for site, gone in zip(sites, counts, strict=True):
         site.put(smallest_to_zero(site.get(), gone))
     yield "global magnitude", magnitude, nbytes
     random = fresh()

@@ -169,11 +169,12 @@ class _Work:
         start = time.perf_counter()
         self.site, self.entry = site, entry
         self.W = site.get().clone()
+        scales = equalize(self.W, edge=edge) if entry.basis == "equalised" else None
         if entry.action == "zeros":
-            self.piece: Tensor | tuple[Tensor, Tensor] = smallest_to_zero(self.W, entry.zeros)
-            self.error = _norm(self.W - self.piece) / _norm(self.W)
+            self.piece: Tensor | tuple[Tensor, Tensor] = smallest_to_zero(self.W, entry.zeros, scales)
+            self.error = _norm(self.W - self.piece) / (_norm(self.W) or 1.0)
+            self._check_damage(self.error)
         else:
-            scales = equalize(self.W, edge=edge) if entry.basis == "equalised" else None
             factors = truncate(self.W, entry.rank, scales, entry.also)
             dtype = self.W.dtype
             if entry.action == "split":
@@ -196,11 +197,13 @@ class _Work:
         allowed = 4 * max(limits.eps, 1e-12) * _norm(ideal, scales) + steps * loud * max(1.0, *map(_norm, halves))
         if not _norm(new - ideal, scales) <= allowed:
             raise self._differs("what would be stored is not the cut that was computed")
-        expected = _norm(W - ideal, scales) / _norm(W, scales)
-        e = self.entry
-        if e.damage is not None and e.decision == e.decided and abs(expected - e.damage) > SLACK:
-            raise self._differs(f"the cut costs {expected:.4f} of the norm, the plan says {e.damage:.4f}")
+        self._check_damage(_norm(W - ideal, scales) / _norm(W, scales))
         self.error = _norm(W - new) / _norm(W)
+
+    def _check_damage(self, found: float) -> None:
+        e = self.entry
+        if e.damage is not None and e.decision == e.decided and abs(found - e.damage) > SLACK:
+            raise self._differs(f"the cut costs {found:.4f} of the norm, the plan says {e.damage:.4f}")
 
     def _differs(self, what: str) -> RuntimeError:
         return RuntimeError(f"{self.entry.name}: what was achieved is not what was planned: {what}")

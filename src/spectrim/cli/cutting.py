@@ -10,7 +10,22 @@ import typer
 from . import tables
 from .console import bar, err, figure, places, say, writing, written
 from .looking import surveyed
-from .options import Alpha, BasisName, Beta, Edge, EdgeName, Fused, FusedOption, Html, Json, Model, Plain, Vectors
+from .options import (
+    Alpha,
+    BasisName,
+    Beta,
+    BudgetName,
+    Edge,
+    EdgeName,
+    Fused,
+    FusedOption,
+    Html,
+    Json,
+    Model,
+    Plain,
+    Vectors,
+    budget,
+)
 
 
 def plan(
@@ -19,6 +34,10 @@ def plan(
     zeros: Annotated[
         float | None, typer.Option(help="Share of the matrices' entries to set to zero, in (0, 1].")
     ] = None,
+    by: Annotated[
+        BudgetName | None,
+        typer.Option("--budget", help="With --zeros: who shares them out over the matrices (default: global)."),
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The plan file to write; - for standard output.")
     ] = Path("plan.json"),
@@ -26,7 +45,7 @@ def plan(
         bool, typer.Option("--dense", help="Rebuild matrices at lower rank in place, without splitting.")
     ] = False,
     basis: Annotated[
-        BasisName, typer.Option(help="Cut ranks of matrices as they are, or evened out.")
+        BasisName, typer.Option(help="Cut ranks, and compare magnitudes, of matrices as they are or evened out.")
     ] = BasisName.plain,
     edge: Edge = EdgeName.bema,
     alpha: Alpha = 0.2,
@@ -34,8 +53,12 @@ def plan(
     fused: FusedOption = Fused.split,
     no_equalize: Plain = False,
     gate: Annotated[
-        float, typer.Option(help="Largest misfit of a bulk that may be cut, in [0, 1]; 1 lets everything through.")
-    ] = 0.1,
+        float | None,
+        typer.Option(
+            help="Largest misfit of a bulk that may be cut, or that a budget believes, in [0, 1]; 1 lets everything "
+            "through (default: 0.1, or the budget's own)."
+        ),
+    ] = None,
     vectors: Vectors = False,
     html: Html = None,
 ) -> None:
@@ -49,17 +72,19 @@ def plan(
     for name, value in (("--params", params), ("--zeros", zeros)):  # before the work, not after it
         if value is not None and not 0 < value <= 1:
             raise ValueError(f"{name} lies in (0, 1], not {value}: 0.5 means one half")
-    if not 0 <= gate <= 1:
+    if gate is not None and not 0 <= gate <= 1:
         raise ValueError(f"--gate lies in [0, 1], not {gate}: the largest misfit of a bulk that may be cut")
-    left = {"--vectors": vectors, "--dense": dense, "--basis equalised": basis is BasisName.equalised}
+    if params is not None and by is not None:
+        raise ValueError("--budget shares out zeros: leave it out with --params, or give --zeros 0.5")
+    left = {"--vectors": vectors, "--dense": dense}
     if zeros is not None and any(left.values()):
         without = " and ".join(name for name, given in left.items() if given)
         raise ValueError(f"--zeros sets single entries to zero and cuts no rank: leave out {without}")
     if no_equalize and basis is BasisName.equalised:
-        raise ValueError("--basis equalised cuts matrices that are evened out: leave out --no-equalize")
+        raise ValueError("--basis equalised is that of matrices that are evened out: leave out --no-equalize")
     places(output=output, html=html)
     found = surveyed(model, edge, alpha, beta, fused, no_equalize, vectors)
-    chosen = run(found, params=params, zeros=zeros, dense=dense, basis=basis.value, gate=gate)
+    chosen = run(found, params=params, zeros=zeros, budget=budget(by), dense=dense, basis=basis.value, gate=gate)
     taken = written(output, chosen.to_json())
     if html:
         with writing(html):

@@ -28,10 +28,25 @@ class Fused(StrEnum):
 
 
 class BasisName(StrEnum):
-    """In which basis ranks are cut."""
+    """In which basis ranks are cut and magnitudes compared."""
 
     plain = "plain"
     equalised = "equalised"
+
+
+class BudgetName(StrEnum):
+    """The budgets of zeros, each with its usual settings."""
+
+    uniform = "uniform"
+    global_magnitude = "global"
+    lamp = "lamp"
+    erdos_renyi = "erdos-renyi"
+    layer_normalised = "layer-normalised"
+    spectral_edge = "spectral-edge"
+    heavy_tail = "heavy-tail"
+    misfit = "misfit"
+    bulk_share = "bulk-share"
+    least_damage = "least-damage"
 
 
 Model = Annotated[
@@ -73,3 +88,10 @@ def estimator(name: EdgeName, alpha: float, beta: float):
         EdgeName.screenot: ScreeNot,
     }
     return made[name]()
+
+
+def budget(name: BudgetName | None):
+    """Return the budget of that name, with its usual settings; None is left to the plan."""
+    from .. import budgets
+
+    return None if name is None else getattr(budgets, name.name.title().replace("_", ""))()

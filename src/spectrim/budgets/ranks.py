@@ -1,4 +1,4 @@
-"""Budgets: how many singular values each matrix keeps, so that all together store no more than they may."""
+"""Ranks: how many singular values each matrix keeps, so that all together store no more than they may."""
 
 from __future__ import annotations
 
