@@ -1,4 +1,4 @@
-"""The command line: survey, edges, plan, trim, demo. Tables and progress on a terminal, plain lines elsewhere."""
+"""The command line: survey, edges, plan, trim, sweep, demo. Tables and progress on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import cutting, looking
+from . import cutting, looking, sweeping
 from .console import guarded, out
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 stopped by Ctrl-C.",
 )
-for command in (looking.survey, looking.edges, cutting.plan, cutting.trim, cutting.demo):
+for command in (looking.survey, looking.edges, cutting.plan, cutting.trim, cutting.demo, sweeping.sweep):
     app.command()(guarded(command))
 
 

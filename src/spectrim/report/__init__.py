@@ -1,6 +1,7 @@
 """The report: records in, one dictionary out, and from that one HTML file that opens anywhere, offline."""
 
-from spectrim.report.render import render, write_html
+from spectrim.report.render import render, render_sweep, write_html, write_sweep
 from spectrim.report.summarise import SCHEMA, summarise
+from spectrim.report.sweeping import summarise_sweep
 
-__all__ = ["SCHEMA", "render", "summarise", "write_html"]
+__all__ = ["SCHEMA", "render", "render_sweep", "summarise", "summarise_sweep", "write_html", "write_sweep"]

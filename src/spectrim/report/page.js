@@ -6,35 +6,12 @@
   const data = JSON.parse(document.getElementById("report-data").textContent);
   const $ = (id) => document.getElementById(id);
   const all = (selector) => Array.from(document.querySelectorAll(selector));
-  const root = document.documentElement,
-    page = $("page");
+  const page = $("page");
   const state = { layer: null, basis: null, tab: "spectrum", near: true, order: "model" };
   const sorted = { by: "index", up: true },
     shown = { only: null, word: "" };
 
-  // Light or dark: the system's choice until a person makes another. -------------------------------------------
-  const system = window.matchMedia("(prefers-color-scheme: dark)");
-  let chosen = null,
-    before = null;
-  function paint(redraw) {
-    const dark = (chosen || (system.matches ? "dark" : "light")) === "dark";
-    root.dataset.theme = dark ? "dark" : "light";
-    $("theme").textContent = dark ? "◐ Light" : "◐ Dark";
-    if (redraw && data.layers.length) draw();
-  }
-  function choose(theme) {
-    chosen = theme;
-    paint(true);
-  }
-  system.addEventListener("change", () => paint(true));
-  $("theme").addEventListener("click", () => choose(root.dataset.theme === "dark" ? "light" : "dark"));
-  // Paper is white: charts are redrawn in light ink for the print-out, and put back after it.
-  window.addEventListener("beforeprint", () => {
-    before = chosen;
-    choose("light");
-  });
-  window.addEventListener("afterprint", () => choose(before));
-  paint(false);
+  Theme.shades($("theme"), () => data.layers.length && draw());
   if (!data.layers.length) return;
 
   // What is open ------------------------------------------------------------------------------------------------

@@ -14,10 +14,12 @@ from markupsafe import Markup
 
 from spectrim.report import figures
 from spectrim.report.summarise import summarise
+from spectrim.report.sweeping import summarise_sweep
 from spectrim.report.view import CELLS
 
 HERE = Path(__file__).parent
 SCRIPTS = ("theme", "edges", "spectra", "glance", "panel", "page")  # each needs those before it
+SWEEP_SCRIPTS = ("theme", "sweep")
 BARS = 24  # of the little histogram in a row of the table: half of them below the edge, half above
 
 
@@ -33,11 +35,24 @@ def render(summary: dict[str, Any]) -> str:
         >>> render(summarise(empty)).startswith("<!doctype html>")
         True
     """
-    return _template().render(
+    return _page("template.html", summary, ("report.css",), SCRIPTS)
+
+
+def render_sweep(summary: dict[str, Any]) -> str:
+    """Returns the page of a sweep as one string of HTML that opens from file:// without a network.
+
+    Args:
+        summary: the dictionary of `summarise_sweep`, or the same read back from JSON.
+    """
+    return _page("sweep.html", summary, ("report.css", "sweep.css"), SWEEP_SCRIPTS)
+
+
+def _page(template: str, summary: dict[str, Any], styles: tuple[str, ...], scripts: tuple[str, ...]) -> str:
+    return _template(template).render(
         r=summary,
         data=as_json(summary),
-        style=Markup(_asset("report.css")),
-        code=Markup("\n".join(_asset(f"{name}.js") for name in SCRIPTS)),
+        style=Markup("\n".join(map(_asset, styles))),
+        code=Markup("\n".join(_asset(f"{name}.js") for name in scripts)),
         plotly=Markup(_plotly()),
     )
 
@@ -58,11 +73,24 @@ def write_html(path: str | os.PathLike[str], **parts: Any) -> Path:
         ...     write_html(folder + "/report.html", survey=empty).name
         'report.html'
     """
+    return _written(path, render(parts["summary"] if "summary" in parts else summarise(**parts)))
+
+
+def write_sweep(path: str | os.PathLike[str], sweep: Any, title: str | None = None) -> Path:
+    """Returns the path of the page of a sweep that it has written, as `write_html` writes.
+
+    Args:
+        path: where the page goes; its folder must exist.
+        sweep: the `Sweep`.
+        title: heading of the page; the task's name unless told.
+    """
+    return _written(path, render_sweep(summarise_sweep(sweep, title)))
+
+
+def _written(path: str | os.PathLike[str], page: str) -> Path:
     path = Path(path)
-    summary = parts["summary"] if "summary" in parts else summarise(**parts)
-    page = render(summary).encode()
     try:
-        _write_whole(path, page)
+        _write_whole(path, page.encode())
     except OSError as error:  # the error may name a file that nobody has asked for
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     return path
@@ -133,17 +161,17 @@ def sparkline(view: dict[str, Any] | None) -> dict[str, str] | None:
     return {**paths, "edge": "50.0"}
 
 
-@lru_cache(maxsize=1)
-def _template() -> Any:
+@lru_cache(maxsize=2)
+def _template(name: str) -> Any:
     # autoescape on for every template: names of layers come from files that anyone may have written.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    for name in ("count", "short", "size", "percent", "plain"):
-        environment.filters[name] = getattr(figures, name)
+    for words in ("count", "short", "size", "percent", "plain"):
+        environment.filters[words] = getattr(figures, words)
     environment.filters["sparkline"] = sparkline
-    return environment.from_string(_asset("template.html"))
+    return environment.from_string(_asset(name))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _asset(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 

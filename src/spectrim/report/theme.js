@@ -104,5 +104,32 @@ const Theme = (() => {
       more,
     );
 
-  return { css, safe, figure, count, many, percent, h, config, layout, axis, stroke, upright, level, band, note };
+  // Light or dark: the system's choice until a person makes another. `redraw` is called after each change.
+  function shades(button, redraw) {
+    const system = window.matchMedia("(prefers-color-scheme: dark)"),
+      root = document.documentElement;
+    let chosen = null,
+      before = null;
+    function paint() {
+      const dark = (chosen || (system.matches ? "dark" : "light")) === "dark";
+      root.dataset.theme = dark ? "dark" : "light";
+      button.textContent = dark ? "◐ Light" : "◐ Dark";
+    }
+    function choose(theme) {
+      chosen = theme;
+      paint();
+      redraw();
+    }
+    system.addEventListener("change", () => choose(chosen));
+    button.addEventListener("click", () => choose(root.dataset.theme === "dark" ? "light" : "dark"));
+    // Paper is white: charts are redrawn in light ink for the print-out, and put back after it.
+    window.addEventListener("beforeprint", () => {
+      before = chosen;
+      choose("light");
+    });
+    window.addEventListener("afterprint", () => choose(before));
+    paint();
+  }
+
+  return { css, safe, figure, count, many, percent, h, config, layout, axis, stroke, upright, level, band, note, shades };
 })();
