@@ -150,8 +150,9 @@ def convolutions(found: Results) -> Claim:
     verdict = waits()
     if gains:
         names = sorted({change["name"] for run in found[CONVOLUTIONS[0]] for change in run["changes"]})
-        good = (np.mean(gains) > -2 * LOSS) + (np.mean(left) < 50)
-        verdict = (graded(good, 2), f"layers cut: {', '.join(names) or 'none'}")
+        small, same = np.mean(left) < 50, np.mean(gains) > -2 * LOSS
+        words = " and ".join(("smaller" if small else "not smaller", "without loss" if same else "not without loss"))
+        verdict = (graded(small + same, 2), f"{words}; layers cut: {', '.join(names) or 'none'}")
     return row(
         "Abstract: the same for convolutional nets, without loss",
         "no number",

@@ -100,12 +100,17 @@ def differences(
     return [100 * (run[key] - there[run["seed"]]) for run in one if run["seed"] in there]
 
 
-def gain(values: Sequence[float], digits: int = 2) -> str:
-    """Returns the mean difference in points with half its 95 % interval, or a single one as it is."""
+def gain(values: Sequence[float], digits: int = 2, planned: int = 0) -> str:
+    """Returns the mean difference in points with half its 95 % interval, or a single one as it is.
+
+    Where fewer starts are there than were planned it says so, and `row` gives no verdict.
+    """
     if not values:
         return PENDING
     mean, half = records.interval(values)
-    return f"{mean:+.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else " (one start)")
+    some = f" ({len(values)} of {planned} starts)" if len(values) < planned else ""
+    spread = f" ± {half:.{digits}f}" if len(values) > 1 else "" if some else " (one start)"
+    return f"{mean:+.{digits}f}{spread}{some}"
 
 
 def each(values: Sequence[float], digits: int = 1) -> str:
