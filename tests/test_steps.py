@@ -8,59 +8,10 @@ from hypothesis import strategies as st
 
 from spectrim.edges import Bema
 from spectrim.laws import SHRINKERS
-from spectrim.linalg import svd
+from spectrim.linalg import Factors, svd
 from spectrim.planted import critical, planted
 from spectrim.reading import equalize, read_equalised, read_spectrum
-from spectrim.steps import magnitude_counts, shrink, smallest_to_zero, truncate
-
-
-def naive_counts(matrices, zeros):
-    """All magnitudes in one list, sorted stably: what `magnitude_counts` finds without ever holding them together."""
-    flat = torch.cat([W.reshape(-1).double().abs() for W in matrices])
-    owner = torch.cat([torch.full((W.numel(),), i) for i, W in enumerate(matrices)])
-    chosen = owner[torch.sort(flat, stable=True).indices[:zeros]]
-    return torch.bincount(chosen, minlength=len(matrices)).tolist()
-
-
-KINDS = {
-    "gaussian": lambda g, shape: torch.randn(shape, generator=g),
-    "many zeros": lambda g, shape: torch.randn(shape, generator=g) * (torch.rand(shape, generator=g) < 0.3),
-    "all zero but one": lambda g, shape: torch.zeros(shape).index_put_(
-        (torch.tensor(0), torch.tensor(0)), torch.tensor(1.0)
-    ),
-    "few levels": lambda g, shape: torch.randint(-3, 4, shape, generator=g).float(),
-    "tiny": lambda g, shape: torch.randn(shape, generator=g) * 1e-40,
-    "wide": lambda g, shape: torch.exp(20 * torch.randn(shape, generator=g)),
-}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kind", KINDS)
-def test_counts_are_those_of_one_sorted_list(kind, dtype):
-    generator = torch.Generator().manual_seed(0)
-    matrices = [KINDS[kind](generator, shape).to(dtype) for shape in ((7, 9), (12, 5), (3, 40))]
-    matrices = [torch.nan_to_num(W, posinf=6e4) for W in matrices]
-    for zeros in (0, 1, 50, 121, 242, 243):
-        counts = [count for count, _ in magnitude_counts([lambda W=W: W for W in matrices], zeros)]
-        assert sum(counts) == zeros
-        assert counts == naive_counts(matrices, zeros)
-
-
-def test_float64_is_told_apart_below_float32():
-    """Neighbours in float64 are equal in float32; the order must still be theirs."""
-    first = torch.tensor([[1.0 + 2e-12, 1.0 + 4e-12]], dtype=torch.float64)
-    second = torch.tensor([[1.0 + 1e-12, 1.0 + 3e-12]], dtype=torch.float64)
-    assert [count for count, _ in magnitude_counts([lambda: first, lambda: second], 1)] == [0, 1]
-    assert [count for count, _ in magnitude_counts([lambda: first, lambda: second], 3)] == [1, 2]
-
-
-def test_the_error_is_that_of_the_entries_that_go():
-    generator = torch.Generator().manual_seed(1)
-    matrices = [torch.randn(20, 30, generator=generator), 3 * torch.randn(10, 15, generator=generator)]
-    for W, (count, error) in zip(matrices, magnitude_counts([lambda W=W: W for W in matrices], 300), strict=True):
-        cut = smallest_to_zero(W, count)
-        expected = torch.linalg.norm((W - cut).double()) / torch.linalg.norm(W.double())
-        assert error == pytest.approx(float(expected), rel=1e-12)
+from spectrim.steps import shrink, smallest_to_zero, sparsify_bulk_vectors, sparsify_vectors, truncate
 
 
 @settings(max_examples=50, deadline=None)
@@ -203,3 +154,116 @@ def test_zero_rows_and_columns_do_not_change_what_is_shrunk():
     even = equalize(padded)
     inner = shrink(W, 1.0, scales=equalize(W)).dense()
     torch.testing.assert_close(shrink(padded, 1.0, scales=even).dense()[5:35, 10:60], inner, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_the_smallest_are_those_of_a_stable_sort(dtype, levels):
+    W = torch.randint(-levels, levels + 1, (13, 17), generator=torch.Generator().manual_seed(7)).to(dtype)
+    order = torch.sort(W.reshape(-1).abs(), stable=True).indices
+    for zeros in (0, 1, 50, 120, 220, 221):
+        expected = W.reshape(-1).clone()
+        expected[order[:zeros]] = 0
+        assert torch.equal(smallest_to_zero(W, zeros), expected.view(13, 17))
+        assert torch.equal(smallest_to_zero(W.T.contiguous().T, zeros), expected.view(13, 17))
+
+
+def thinned_in_the_order_of_the_scripts(W, edge, theta):
+    """First the rising threshold for the values below the edge, one vector after another, then the floor for all."""
+    U, s, Vh = np.linalg.svd(W, full_matrices=False)
+    for i in range(len(s)):
+        if s[i] < edge:
+            rising = theta * (1 - s[i] / edge) ** 30
+            for vector in (U[:, i], Vh[i]):
+                vector[np.abs(vector) < rising] = 0
+    for i in range(len(s)):
+        for vector in (U[:, i], Vh[i]):
+            vector[np.abs(vector) < theta / 750] = 0
+    return (U * s) @ Vh, [int((U[:, i] == 0).sum() + (Vh[i] == 0).sum()) for i in range(len(s))]
+
+
+def with_spikes(shape, seed=8):
+    """Noise of unit variance beside four strong directions; the edge between them, at sqrt(rows) + sqrt(cols)."""
+    rng = np.random.default_rng(seed)
+    edge = shape[0] ** 0.5 + shape[1] ** 0.5
+    made = planted(*shape, np.array([1.5, 2.2, 3, 5]) * edge, 1.0, generator=rng)
+    return torch.from_numpy(made.W), edge
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (50, 50)])
+@pytest.mark.parametrize("given_factors", [False, True])
+def test_thinned_out_vectors_are_those_of_the_scripts(shape, given_factors):
+    W, edge = with_spikes(shape)
+    theta = 15.0  # a floor of .02, and a rise that is felt up to a sixth of the edge
+    expected, zeros = thinned_in_the_order_of_the_scripts(W.numpy().copy(), edge, theta)
+    factors = svd(W)
+    before = [part.clone() for part in (factors.U, factors.s, factors.Vh)]
+    given = factors if given_factors else W
+    found = sparsify_vectors(given, edge, 0.06, scale=theta / (0.06 * shape[0] * shape[1]))
+    torch.testing.assert_close(found.dense(), torch.from_numpy(expected), atol=1e-9, rtol=0)
+    assert [int((found.U[:, i] == 0).sum() + (found.Vh[i] == 0).sum()) for i in range(found.rank)] == zeros
+    assert 0 < max(zeros[:4]) < min(shape) < max(zeros)  # both parts of the threshold were at work
+    torch.testing.assert_close(found.s, factors.s, atol=1e-9, rtol=0)  # and no singular value was touched
+    assert all(torch.equal(a, b) for a, b in zip((factors.U, factors.s, factors.Vh), before, strict=True))
+
+
+def test_spikes_meet_the_floor_alone():
+    """The power is even: without a clamp a spike at three times the edge would meet 2**30 times theta."""
+    W, edge = with_spikes((50, 80))
+    factors = svd(W)
+    found = sparsify_vectors(factors, edge, 0.06, scale=1e-4, floor=1 / 750)
+    limit = 1e-4 * 0.06 * 50 * 80 / 750
+    for before, after in ((factors.U[:, :4], found.U[:, :4]), (factors.Vh[:4], found.Vh[:4])):
+        assert torch.equal(after, torch.where(before.abs() <= limit, 0, before))
+    assert float(factors.s[2]) > 2 * edge and bool((found.U[:, :4] != 0).any())
+    unclamped = 1e-4 * 0.06 * 50 * 80 * (1 - float(factors.s[2]) / edge) ** 30
+    assert unclamped > 1  # no entry of a unit vector would have been left
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "theta", "floor"),
+    [(768, 768, 0.414, 5.5e-4), (768, 3072, 1.66, 2.2e-3), (1024, 4096, 2.95, 3.9e-3), (192, 192, 0.026, 3.5e-5)],
+)
+def test_the_thresholds_on_the_shapes_of_vision_transformers(rows, cols, theta, floor):
+    """In cycle 2, rho = .06 1.02^2: one spike for the floor, and one value of zero for theta; to the digits printed."""
+    entries = torch.tensor([0.99, 1.01], dtype=torch.float64)
+    U, Vh = torch.zeros(rows, 2).double(), torch.zeros(2, cols).double()
+    exact = 1.125e-5 * 0.06 * 1.02**2 * rows * cols
+    assert exact == pytest.approx(theta, rel=0.02) and exact / 750 == pytest.approx(floor, rel=0.02)
+    U[:2, 0], U[:2, 1] = entries * exact / 750, entries * exact
+    Vh[0, :2], Vh[1, :2] = entries * exact / 750, entries * exact
+    found = sparsify_vectors(Factors(U, torch.tensor([2.0, 0.0]).double(), Vh), 1.0, 0.06 * 1.02**2)
+    assert (found.U[:2].T != 0).tolist() == (found.Vh[:, :2] != 0).tolist() == [[False, True], [False, True]]
+
+
+def test_no_target_leaves_the_matrix_as_it_is():
+    W, edge = with_spikes((40, 60))
+    torch.testing.assert_close(sparsify_vectors(W, edge, 0.0).dense(), W, atol=1e-10, rtol=0)
+    torch.testing.assert_close(sparsify_bulk_vectors(W, edge, z=0.0).dense(), W, atol=1e-10, rtol=0)
+    torch.testing.assert_close(sparsify_bulk_vectors(W, edge, cut=0.0).dense(), W, atol=1e-10, rtol=0)
+
+
+def test_the_rule_without_a_scale_takes_the_same_share_at_every_size():
+    """Of normal entries P(|x| <= .1407) = .1119; at 60 values and more that share is known to a per cent."""
+    for shape in ((60, 90), (300, 200)):
+        W, edge = with_spikes(shape)
+        factors = svd(W)
+        found = sparsify_bulk_vectors(factors, edge)
+        bulk = int((factors.s < 0.76 * edge).sum())
+        assert torch.equal(found.U[:, :-bulk], factors.U[:, :-bulk]) and torch.equal(found.s, factors.s)
+        gone = [float((part == 0).double().mean()) for part in (found.U[:, -bulk:], found.Vh[-bulk:])]
+        assert gone == pytest.approx([0.1119, 0.1119], abs=0.015)
+        U = torch.where(factors.U[:, -bulk:].abs() <= 0.1407 / shape[0] ** 0.5, 0, factors.U[:, -bulk:])
+        assert torch.equal(found.U[:, -bulk:], U)
+
+
+def test_thinning_out_wants_an_edge_and_a_sensible_amount():
+    W, edge = with_spikes((20, 30))
+    for thin in (lambda e: sparsify_vectors(W, e, 0.06), lambda e: sparsify_bulk_vectors(W, e)):
+        for wrong in (0.0, -1.0, float("nan"), float("inf")):
+            with pytest.raises(ValueError, match="edge must be positive"):
+                thin(wrong)
+    with pytest.raises(ValueError, match="rho is the share"):
+        sparsify_vectors(W, edge, -0.1)
+    with pytest.raises(ValueError, match="standard deviations"):
+        sparsify_bulk_vectors(W, edge, z=-1)
