@@ -42,30 +42,38 @@ ALLOWED: dict[str, set[str]] = {
         *("haar", "verdict"),
     },
     "compare": {"checkpoint", "edges", "nulls", "scores", "spectrum", "survey", "verdict"},
-    "budgets": set(),
-    "plan": {"survey", "budgets", "steps", "checkpoint", "verdict"},
+    "budgets": {"edges", "laws", "reading", "sites", "spectrum", "survey", "tails", "verdict"},
+    "entries": {"checkpoint", "steps", "verdict"},
+    "plan": {"survey", "budgets", "entries", "steps", "verdict"},
     "output": set(),
     "trim": {
         *("plan", "survey", "output", "steps", "reading", "linalg", "edges"),
         *("sites", "modules", "names", "checkpoint", "factored"),
     },
     "sparsify": {"modules", "sites", "trim"},
+    "held": {"modules", "sites"},
+    "frozen": {"held", "sites"},
+    "restore": {"budgets", "held", "modules", "sites", "steps", "trim"},
     "handover": {"sites"},
     "rule": {"linalg", "reading", "sites", "spectrum", "survey", "trim", "verdict"},
     "pruner": {
         *("edges", "factored", "handover", "linalg", "modules", "rule", "schedules", "sites", "spectrum"),
         *("survey", "trim", "verdict"),
     },
+    "decay": set(),
+    "onecycle": {"decay", "edges", "linalg", "metrics", "reading", "sites", "spectrum", "steps", "survey"},
+    "cycles": {"handover", "linalg", "modules", "onecycle", "pruner", "sites", "survey", "trim"},
     "audit": {"plan"},
+    "sweep": {"budgets", "checkpoint", "plan", "sites", "survey", "trim"},
     # surfaces: the report sees records only, the demo and the command line use what a user has
     "report": {"laws", "spectrum", "metrics"},
-    "demo": {"survey", "plan", "trim", "audit", "factored", "linalg", "steps"},
-    "cli": {"checkpoint", "survey", "compare", "plan", "trim", "audit", "demo", "edges", "report"},
+    "demo": {"survey", "plan", "trim", "audit", "budgets", "factored", "linalg", "steps"},
+    "cli": {"budgets", "checkpoint", "survey", "compare", "plan", "trim", "audit", "demo", "edges", "report", "sweep"},
     "__main__": {"cli"},
 }
 # A record's `to_html` imports the report inside the method; records of one level may name each other for type checkers;
 # the version is asked of the package, inside functions.
-UPWARD = {("survey", "report"), ("compare", "report"), ("trim", "report")}
+UPWARD = {("survey", "report"), ("compare", "report"), ("trim", "report"), ("sweep", "report")}
 FOR_TYPES = {("survey", "plan"), ("report", "survey"), ("report", "plan"), ("report", "trim")}
 FAMILIES = ("edges", "laws")
 NUMPY_ONLY = ("laws", "spectrum", "metrics", "edges", "planted", "tails", "haar", "scores")

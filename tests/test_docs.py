@@ -52,7 +52,7 @@ def test_every_command_of_the_documents_exists():
 
 def test_every_command_is_documented():
     shown = subprocess.run([sys.executable, "-m", "spectrim", "--help"], capture_output=True, text=True, check=True)
-    commands = set(re.findall(r"^[│ ]+(survey|plan|trim|demo)\b", shown.stdout, flags=re.MULTILINE))
+    commands = set(re.findall(r"^[│ ]+(survey|edges|plan|trim|sweep|demo)\b", shown.stdout, flags=re.MULTILINE))
     readme = (ROOT / "README.md").read_text()
     assert commands
     assert all(re.search(rf"(spectrim|make)\s+{command}\b", readme) for command in commands)

@@ -9,15 +9,16 @@
 True
 """
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
-from . import edges, laws, penalties, planted, schedules, sparsify
-from .edges import Bema, Broadening, GavishDonoho, Median, ScreeNot
+from . import budgets, cycles, edges, laws, penalties, planted, schedules, sparsify
+from .edges import Bema
 from .factored import load
-from .linalg import Factors
+from .frozen import frozen_zeros
 from .plan import Entry, Plan
 from .pruner import Pruner
 from .reading import equalize, read_spectrum
+from .restore import Restore
 from .sites import Site
 from .spectrum import NoiseFit, Spectrum
 from .survey import Reading, Survey
@@ -29,28 +30,28 @@ from .survey import survey  # isort: skip
 from .compare import compare  # isort: skip
 from .plan import plan  # isort: skip
 from .trim import trim  # isort: skip
+from .sweep import sweep  # isort: skip
 
 __all__ = [
     "Bema",
-    "Broadening",
     "Change",
     "Changes",
     "Entry",
-    "Factors",
-    "GavishDonoho",
-    "Median",
     "NoiseFit",
     "Plan",
     "Pruner",
     "Reading",
-    "ScreeNot",
+    "Restore",
     "Site",
     "Spectrum",
     "Survey",
     "Verdict",
+    "budgets",
     "compare",
+    "cycles",
     "edges",
     "equalize",
+    "frozen_zeros",
     "laws",
     "load",
     "penalties",
@@ -60,5 +61,6 @@ __all__ = [
     "schedules",
     "sparsify",
     "survey",
+    "sweep",
     "trim",
 ]
