@@ -1,0 +1,1 @@
+"""Real models with real data behind one interface, one file each, as `spectrim sweep` takes them."""
