@@ -30,13 +30,14 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_model
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import spectrim
+from spectrim import frozen_zeros
 from spectrim.checkpoint import copy_companions
-from spectrim.frozen import frozen_zeros
 
 COMMAND = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 option = COMMAND.add_argument
@@ -56,6 +57,7 @@ option("--warmup", type=int, help="epochs at LR * --warmup-factor; a tenth of al
 option("--warmup-factor", type=float, default=0.01)
 option("--cosine", type=int, help="epochs of half a period of the cosine; --epochs unless told")
 option("--clip", type=float, default=1.0, help="largest norm of the gradient; 0 for none")
+option("--train-empty", action="store_true", help="let matrices train that are all zero, instead of freezing them")
 option("--teacher", help="the dense model, given as --model is")
 option("--teacher-weights")
 option("--distil", type=float, default=0.0, help="share of the teacher in the loss, 0 to 1")
@@ -148,7 +150,13 @@ def load(model: str, weights: str | None) -> nn.Module:
         if weights and Path(weights).is_dir():
             return spectrim.load(net, weights)
         if weights:
-            net.load_state_dict(load_file(weights))
+            try:
+                state = load_file(weights)
+            except (SafetensorError, OSError) as error:
+                raise SystemExit(
+                    f"{weights} is no .safetensors file, nor a folder that spectrim wrote: {error}"
+                ) from None
+            net.load_state_dict(state)
         return net
     from transformers import AutoModelForImageClassification
 
@@ -225,6 +233,8 @@ def checked(argv: list[str] | None) -> argparse.Namespace:
     args = COMMAND.parse_args(given, argparse.Namespace(epochs=5, lr=0.05) if "--toy" in given else None)
     if not (args.toy or (args.model and args.data)):
         COMMAND.error("give --model and --data, or --toy")
+    if not 0 <= args.distil <= 1:
+        COMMAND.error(f"--distil is the teacher's share of the loss, from 0 to 1, not {args.distil}")
     if args.distil and not (args.teacher or args.toy):
         COMMAND.error("--distil learns from a teacher: give the dense model with --teacher")
     if args.teacher and not args.distil:
@@ -245,7 +255,7 @@ def main(argv: list[str] | None = None) -> dict:
         if not args.resume:
             raise SystemExit(f"{out} holds a run that was not finished: --resume, or give another --out")
         saved = torch.load(out / "checkpoint.pt", map_location="cpu")
-        if other := [k for k in recipe if recipe[k] != saved["record"]["recipe"].get(k)]:
+        if other := [k for k in recipe if recipe[k] != saved["record"]["recipe"].get(k, COMMAND.get_default(k))]:
             raise SystemExit(f"the run in {out} was started with other values of {', '.join(other)}")
     cpu = args.cpu or ("RANK" in os.environ and not torch.cuda.is_available())
     accelerator = Accelerator(cpu=cpu, mixed_precision=args.precision)
@@ -281,6 +291,10 @@ def main(argv: list[str] | None = None) -> dict:
         record["accuracy"] = [accuracy(inner, images, args, accelerator)]
         say(f"before: {record['accuracy'][0]:.2%} of the {where} images, {record['zeros'][0]:,} entries are zero")
 
+    def diverged(what: str, epoch: int, done: int) -> SystemExit:
+        at = f"in epoch {epoch + 1}, step {done}"
+        return SystemExit(f"{what} {at}, and nothing of it was saved: give a smaller --lr than {args.lr:g}")
+
     def save(epoch: int, done: int, lost: float = 0.0, seen: int = 0) -> None:
         if first:
             state = {"model": inner.state_dict(), "sgd": sgd.state_dict(), "frozen": frozen.state_dict()}
@@ -290,7 +304,8 @@ def main(argv: list[str] | None = None) -> dict:
             torch.save(state, out / "checkpoint.partial")
             os.replace(out / "checkpoint.partial", out / "checkpoint.pt")  # whole or not at all
 
-    with frozen_zeros(inner) as frozen:
+    # What a pruning has emptied wholly is as pruned as the rest.
+    with frozen_zeros(inner, all_zero=not args.train_empty) as frozen:
         if saved:
             frozen.load_state_dict(saved["frozen"])
         for epoch in range(saved["epoch"] if saved else 0, args.epochs):
@@ -310,6 +325,8 @@ def main(argv: list[str] | None = None) -> dict:
                 # So that dropout does the same after a resume.
                 set_seed(args.seed + epoch * len(batches) + i, device_specific=True)
                 lost += step(model, teacher, x, y, len(batches[i]), args, accelerator)
+                if not math.isfinite(lost):
+                    raise diverged("the loss is not finite", epoch, i + 1)
                 if args.clip:
                     accelerator.clip_grad_norm_(model.parameters(), args.clip)
                 sgd.step()
@@ -319,6 +336,9 @@ def main(argv: list[str] | None = None) -> dict:
                     pace = (time.perf_counter() - begin) / (i + 1 - done)
                     left = pace * (len(batches) * (args.epochs - epoch) - i - 1) / 60
                     say(f"  step {i + 1} of {len(batches)}, loss {lost / seen:.4f}, about {left:.0f} min to go")
+                last = i + 1 == len(batches) or (args.save_every and (i + 1) % args.save_every == 0)
+                if last and not all(p.isfinite().all() for p in inner.parameters()):
+                    raise diverged("weights are not finite", epoch, i + 1)
                 if args.save_every and (i + 1) % args.save_every == 0:
                     save(epoch, i + 1, lost, seen)
             right, mean = accuracy(inner, images, args, accelerator), lost / max(1, seen)

@@ -44,9 +44,9 @@ def digest(folder: Path) -> str:
     return "results.json sha256 " + hashlib.sha256((folder / "results.json").read_bytes()).hexdigest()
 
 
-def fill(folder: Path, tables: dict[str, list[list[str]]]) -> None:
-    """Puts the tables, rows of cells, between their marks in the README of the folder."""
-    readme = folder / "README.md"
+def fill(folder: Path, tables: dict[str, list[list[str]]], page: str = "README.md") -> None:
+    """Puts the tables, rows of cells, between their marks in the README of the folder, or in another page there."""
+    readme = folder / page
     text = readme.read_text()
     for name, rows in tables.items():
         before, start, rest = text.partition(f"<!-- table: {name} -->\n")

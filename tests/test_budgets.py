@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from torch import nn
 
-from spectrim import NoiseFit, Reading, Spectrum, Survey, budgets, equalize, planted, survey
+from spectrim import NoiseFit, Reading, Spectrum, Survey, budgets, equalize, plan, planted, survey, trim
 from spectrim.budgets import thresholds
-from spectrim.budgets.allotment import NONE, share_out
+from spectrim.budgets.allotment import NONE, asked, candidates, lifted, share_out
 from spectrim.budgets.damage import Norm, Size, signal
 from spectrim.budgets.spectral_edge import is_attention
 from spectrim.budgets.thresholds import magnitudes, threshold_counts
@@ -289,12 +289,12 @@ def test_lamp_empties_no_matrix_while_another_holds_two_entries():
 
 
 def signal_of(s, fit, rows, cols):
-    """The root of Sigma l^2, each l the root of observed(l) = s, found by bisection; the edge where there is no spike."""
+    """The root of Sigma l^2, each l the root of observed(l) = s, by bisection; the edge where there is no spike."""
     p, n = sorted((rows, cols))
     unit, least = fit.sigma * math.sqrt(n), critical_strength(p / n)
     strengths = [brentq(lambda x, y=y: float(observed(x, p / n)) - y, least, 2 * y) if y > float(observed(least, p / n))
                  else least for y in s[s > fit.edge] / unit]  # fmt: skip
-    return unit * math.sqrt(sum(x**2 for x in strengths)) or fit.edge
+    return unit * math.sqrt(sum(x**2 for x in strengths) or least**2)
 
 
 def test_least_damage_is_least():
@@ -317,13 +317,33 @@ def test_least_damage_is_least():
         return lost
 
     for norm, size in product(get_args(Norm), get_args(Size)):
-        for power in (0.0, 1.0, -0.7):
+        for power in (0.0, 1.0, -0.7, 0.5):
             budget = budgets.LeastDamage(power, norm, size)
             counts = budget(found, 0.5).counts
             ways = [{"a": n, "b": 160 - n} for n in range(20, 161)]
             assert counts == min(ways, key=lambda way: damage(way, budget))
     assert budgets.LeastDamage(1.0, "mean square")(found, 0.4).counts != budgets.LayerNormalised()(found, 0.4).counts
-    assert budgets.LeastDamage(-1.0, "mean square", "entries")(found, 0.4).counts == budgets.LayerNormalised()(found, 0.4).counts
+    assert (
+        budgets.LeastDamage(-1.0, "mean square", "entries")(found, 0.4).counts
+        == budgets.LayerNormalised()(found, 0.4).counts
+    )
+
+
+def test_large_powers_stay_finite():
+    generator = torch.Generator().manual_seed(6)
+    state = {"a": torch.randn(30, 40, generator=generator), "b": torch.randn(30, 80, generator=generator)}
+    assert budgets.LeastDamage(power=700.0)(surveyed(state), 0.3).counts == {"a": 1080, "b": 0}
+
+
+def test_the_first_spike_changes_little():
+    """The norm is continuous there: a matrix with no spike counts like one whose only spike has just appeared."""
+    state, norms = {"a": torch.randn(20, 80, generator=torch.Generator().manual_seed(7))}, []
+    s = torch.linalg.svdvals(state["a"].double()).numpy()
+    for edge in (s[0] * 1.0001, s[0] * 0.9999):
+        sigma = edge / (math.sqrt(80) + math.sqrt(20))
+        (target,) = budgets.candidates(surveyed(state, {"a": fit(edge, int((s > edge).sum()), sigma)}))
+        norms.append(signal(target))
+    assert norms[1] == pytest.approx(norms[0], rel=0.03)
 
 
 def test_the_signal_is_the_one_that_was_planted():
@@ -694,3 +714,77 @@ def test_a_model_that_is_partly_sparse_already_counts_its_zeros():
     few = there / 2 / total(state)
     assert budgets.GlobalMagnitude()(found, few).counts == {"m0": 0, "m1": round(few * total(state)), "m2": 0}
     assert budgets.Lamp()(found, there / total(state)).counts == {"m0": 0, "m1": there, "m2": 0}
+
+
+@given(
+    places=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), min_size=1, max_size=6),
+)
+def test_counts_are_lifted_to_the_zeros_that_are_there(places):
+    """Against the factor found by bisection, at which the larger of each two add up."""
+    counts = {str(i): count for i, (count, _) in enumerate(places)}
+    there = {str(i): held for i, (_, held) in enumerate(places)}
+    total = sum(counts.values())
+    if sum(there.values()) > total:
+        counts, there, total = there, counts, sum(there.values())
+    found = lifted(counts, there)
+    assert list(found) == list(counts) and sum(found.values()) == total
+    assert all(found[name] >= there[name] for name in counts)
+
+    def water(factor):
+        return sum(max(there[name], factor * counts[name]) for name in counts)
+
+    factor = brentq(lambda x: water(x) - total, 0, 1) if total > 0 and water(0) < total else 1.0
+    if water(0) < total:
+        assert all(abs(found[name] - max(there[name], factor * counts[name])) <= 1 for name in counts)
+
+
+def half_sparse() -> nn.Module:
+    """Three layers, the middle one with three quarters of its entries at zero."""
+    generator = torch.Generator().manual_seed(8)
+    model = nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in ((40, 50), (50, 60), (60, 30))))
+    for layer in model:
+        layer.weight.data = torch.randn(layer.weight.shape, generator=generator)
+    model[1].weight.data.view(-1)[torch.randperm(3000, generator=generator)[:2250]] = 0
+    return model
+
+
+def first_in_order(found, zeros):
+    """A budget of a user's own, which knows nothing of zeros."""
+    counts, left = {}, asked(candidates(found), zeros)
+    for t in candidates(found):
+        counts[t.name] = min(left, t.entries)
+        left -= counts[t.name]
+    return budgets.Allotment(counts)
+
+
+@pytest.mark.parametrize("budget", [m[0] for m in MEMBERS.values()] + [first_in_order], ids=[*MEMBERS, "own"])
+@pytest.mark.parametrize("share", [0.34, 0.5])
+def test_the_total_is_exact_where_zeros_are_there_already(budget, share):
+    model = half_sparse()
+    found = survey(model, Median())
+    chosen = plan(found, zeros=share, budget=budget)
+    trim(model, chosen)
+    counts = {name.removesuffix(".weight"): int((p == 0).sum()) for name, p in model.named_parameters()}
+    assert sum(counts.values()) == chosen.zeros == round(share * 6800)
+    assert counts == {e.name: e.zeros for e in chosen.entries} and counts["1"] >= 2250
+
+
+def test_what_one_matrix_holds_beyond_its_share_the_others_give_less():
+    chosen = plan(survey(half_sparse(), Median()), zeros=0.5, budget=budgets.Uniform())
+    assert [e.zeros for e in chosen.entries] == [605, 2250, 545]  # (3400 - 2250) in proportion to 2000 and 1800
+    assert "its share was 1500, but 2250 are zero already" in chosen.entries[1].reason
+    assert "395 fewer than its share" in chosen.entries[0].reason
+
+
+@EACH
+def test_fewer_zeros_than_are_there_are_refused(member):
+    with pytest.raises(ValueError, match=r"2250 zeros already, 33.09% .* zeros=0.2 asks for 1360 .* zeros=0.3309 or"):
+        plan(survey(half_sparse(), Median()), zeros=0.2, budget=member[0])
+
+
+@EACH
+def test_a_share_may_be_a_number_of_numpy(member):
+    found = survey(half_sparse(), Median())
+    chosen = plan(found, zeros=np.float32(0.5), budget=member[0], gate=np.float32(1))
+    assert chosen == plan(found, zeros=0.5, budget=member[0], gate=1) and type(chosen.target["zeros"]) is float
+    assert member[0](found, np.float32(0.7)).zeros == round(float(np.float32(0.7)) * 6800)

@@ -448,7 +448,7 @@ def test_sums_are_over_the_matrices_that_all_estimators_judged(model, monkeypatc
     def choosy(spectrum):
         if spectrum.p == 60:
             raise ValueError("not this one")
-        return spectrim.Median()(spectrum)
+        return spectrim.edges.Median()(spectrum)
 
     monkeypatch.setattr("spectrim.verdict.PANEL", {"bema": spectrim.Bema(), "median": choosy})
     done = run("edges", model)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import spectrim
-from spectrim import Bema, Median, NoiseFit, Reading, Survey, scores
+from spectrim import Bema, NoiseFit, Reading, Survey, scores
 from spectrim.compare import ALPHAS, BETAS, SCHEMA, Comparison, compare, curves, furthest, sentence
-from spectrim.edges import ScreeNot, from_repr
+from spectrim.edges import Median, ScreeNot, from_repr
 from spectrim.planted import noise
 from spectrim.verdict import NOISE, PANEL
 

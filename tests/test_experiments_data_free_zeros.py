@@ -32,20 +32,20 @@ def test_a_toy_run_holds_every_way_and_its_gains(made):
         cells = figure.cells(made[kind])
         assert {method for method, _ in cells} == {*figure.CONTROLS, *methods}
         for score in figure.scores_of(made[kind]):
-            assert set(made[kind]["gains"][score]) == {method for method, _ in cells} - {run.DEFAULT}
+            assert set(made[kind]["gains"][score]) == {method for method, _ in cells} - {run.RULE}
 
 
 def test_a_gain_is_the_difference_of_the_cells(made):
     cells = figure.cells(made["curves"])
     for score in figure.scores_of(made["curves"]):
-        mine = figure.figure_of(cells[run.DEFAULT, 0.5], score)[0]
+        mine = figure.figure_of(cells[run.RULE, 0.5], score)[0]
         for other, gains in made["curves"]["gains"][score].items():
             assert gains["0.5"]["all"]["value"] == pytest.approx(mine - figure.figure_of(cells[other, 0.5], score)[0])
             assert gains["0.5"]["all"]["low"] <= gains["0.5"]["all"]["high"]
 
 
 def test_the_same_way_measured_in_both_sets_is_measured_once(made):
-    one, two = (figure.cells(made[kind])[run.DEFAULT, 0.5] for kind in ("curves", "ablation"))
+    one, two = (figure.cells(made[kind])[run.RULE, 0.5] for kind in ("curves", "ablation"))
     assert one["seconds"] == two["seconds"] and one["scores"]["cosine"]["all"]["value"]
 
 
@@ -53,7 +53,7 @@ def test_tables_of_a_toy_run(made, monkeypatch):
     monkeypatch.setattr(figure, "MODELS", {"toy": "Toy"})
     tables = figure.tables({f"toy {kind}": record for kind, record in made.items()})
     assert tables["toy agreement"][0] == ["agreement", "50%"]
-    assert f"**{run.DEFAULT}**" in [row[0] for row in tables["toy cosine"]]
+    assert f"**{run.RULE}**" in [row[0] for row in tables["toy cosine"]]
     assert all(len(row) == len(rows[0]) for rows in tables.values() for row in rows)
 
 
@@ -82,9 +82,14 @@ def test_the_page_shows_the_results():
         assert body == drawing.markdown(tables[name]), name
 
 
+def test_the_document_shows_the_results():
+    body = drawing.markdown(figure.summary(records.read(HERE / "results.json")["results"]))
+    assert f"<!-- table: budgets at 60 % -->\n{body}<!-- end -->" in (ROOT / "docs/budgets.md").read_text()
+
+
 def test_the_figure_was_drawn_from_the_results():
     assert drawing.digest(HERE) in (HERE / "figure.svg").read_text()
 
 
-def test_the_default_of_the_package_is_the_one_that_was_measured():
-    assert records.read(HERE / "results.json")["config"]["default"] == repr(budgets.LeastDamage())
+def test_the_rule_of_the_package_is_the_one_that_was_measured():
+    assert records.read(HERE / "results.json")["config"]["rule"] == repr(budgets.LeastDamage())

@@ -97,7 +97,7 @@ sys.argv = ["finetune.py", *{TOY!r}, "--save-every", "3", "--out", {str(out)!r}]
 runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 """
     run = subprocess.Popen([sys.executable, "-c", slow], env=ALONE, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 900
     while run.poll() is None and time.monotonic() < deadline:
         if (out / "checkpoint.pt").is_file() and torch.load(out / "checkpoint.pt")["done"] >= 9:
             break
@@ -110,10 +110,14 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
         script.main([*TOY, "--out", str(out)])
     with pytest.raises(SystemExit, match="other values of momentum"):
         script.main([*TOY, "--out", str(out), "--resume", "--momentum", "0.5"])
+    at["record"]["recipe"].pop("train_empty")  # a run of before there was such an option
+    torch.save(at, out / "checkpoint.pt")
     script.main([*TOY, "--out", str(out), "--resume"])
     whole, resumed = (load_file(folder / "model/model.safetensors") for folder in (toy, out))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert json.loads((out / "finetune.json").read_text()) == json.loads((toy / "finetune.json").read_text())
+    record, expected = (json.loads((folder / "finetune.json").read_text()) for folder in (out, toy))
+    assert expected["recipe"].pop("train_empty") is False
+    assert record == expected
 
 
 @pytest.mark.slow
@@ -169,6 +173,44 @@ def test_arrays_a_net_of_ones_own_and_a_teacher(tmp_path, script):
         assert all(torch.equal(mask, start[name]) for name, mask in is_zero(tmp_path / folder).items())
     state = torch.load(tmp_path / "plain/checkpoint.pt")
     assert state["model"]["1.running_mean"].any()
+
+
+def test_a_matrix_that_pruning_has_emptied_stays_empty_unless_told(tmp_path, script):
+    given = build(tmp_path)
+    state = load_file(tmp_path / "pruned.safetensors")
+    state["5.weight"].zero_()
+    save_file(state, tmp_path / "pruned.safetensors")
+    for folder, more in (("frozen", []), ("trained", ["--train-empty"])):
+        script.main([*given, *more, "--epochs", "1", "--out", str(tmp_path / folder)])
+        found = is_zero(tmp_path / folder)
+        assert torch.equal(found["0.weight"], state["0.weight"] == 0)
+        assert bool(found["5.weight"].all()) is (folder == "frozen")
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--lr", "1e30", "--clip", "0"], "the loss is not finite in epoch 1"),
+        (
+            ["--lr", "3e38", "--weight-decay", "100", "--batch", "70", "--epochs", "1"],
+            "weights are not finite in epoch",
+        ),
+    ],
+)
+def test_a_run_that_diverges_is_stopped_before_anything_is_saved(tmp_path, script, more, told):
+    with pytest.raises(SystemExit, match=f"{told}.*--lr"):
+        script.main([*build(tmp_path), "--save-every", "1", *more, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out/model").exists()
+    if (tmp_path / "out/checkpoint.pt").is_file():  # of a step before it
+        assert all(value.isfinite().all() for value in torch.load(tmp_path / "out/checkpoint.pt")["model"].values())
+
+
+def test_weights_that_cannot_be_read(tmp_path, script):
+    given = build(tmp_path)
+    torch.save({"5.weight": torch.zeros(3, 216)}, tmp_path / "weights.pt")
+    for name in ("weights.pt", "nowhere.safetensors"):
+        with pytest.raises(SystemExit, match=rf"{name} is no \.safetensors file, nor a folder"):
+            script.load(given[1], str(tmp_path / name))
 
 
 def test_a_transformers_folder_and_a_folder_of_images(tmp_path, script):
@@ -249,7 +291,14 @@ def test_the_loss_is_the_mean_over_the_batch_and_the_teachers_part_is_its_share(
 
 @pytest.mark.parametrize(
     "given",
-    [[], ["--model", "m"], ["--toy", "--teacher", "t"], ["--model", "m", "--data", "d", "--distil", "0.5"]],
+    [
+        [],
+        ["--model", "m"],
+        ["--toy", "--teacher", "t"],
+        ["--model", "m", "--data", "d", "--distil", "0.5"],
+        ["--toy", "--distil", "1.5"],
+        ["--toy", "--distil", "nan"],
+    ],
 )
 def test_what_is_missing_is_asked_for(script, given, capsys):
     with pytest.raises(SystemExit) as left:

@@ -147,6 +147,14 @@ def test_gradients_that_no_backward_pass_accumulated_are_masked_on_request():
         assert any(p.grad[before[n]].any() for n, p in net.named_parameters() if n in before)
         frozen.mask_gradients()
         assert not any(p.grad[before[n]].any() for n, p in net.named_parameters() if n in before)
+        sgd = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        backward(net, 1)  # what stands there at the step counts, whatever a backward pass has masked before
+        for p in net.parameters():
+            p.grad = torch.ones_like(p)
+        sgd.step()
+        for n, mask in before.items():
+            momentum = sgd.state[net.get_parameter(n)]["momentum_buffer"]
+            assert not momentum[mask].any() and momentum[~mask].all()
 
 
 def test_accumulation_scaling_and_a_schedule():
@@ -268,6 +276,18 @@ def test_a_state_is_small_and_belongs_to_one_model():
         frozen_zeros(nn.Sequential(nn.Linear(12, 7))).load_state_dict(state)
     with pytest.raises(ValueError, match="no state of frozen zeros"):
         frozen_zeros(other).load_state_dict({"masks": {}})
+    with pytest.raises(ValueError, match="has no masks"):
+        frozen_zeros(net).load_state_dict({k: v for k, v in state.items() if k != "masks"})
+    for damage, told in (
+        (lambda bits: bits[:-3], r"damaged: 11 torch\.uint8 cannot be the bits of 0\.weight, \(9, 12\)"),
+        (lambda bits: bits.int(), r"14 torch\.int32 cannot be"),
+        (lambda bits: bits ^ (torch.arange(14) == 5).to(torch.uint8), "masks of 0 have other counts"),
+    ):
+        broken = copy.deepcopy(state)
+        broken["masks"]["0.weight"]["bits"] = damage(broken["masks"]["0.weight"]["bits"])
+        with pytest.raises(ValueError, match=told):
+            frozen_zeros(net).load_state_dict(broken)
+    frozen_zeros(net).load_state_dict(state)
 
 
 def test_the_trainer_of_transformers(tmp_path):
@@ -436,10 +456,15 @@ def test_a_layer_that_is_unfrozen_inside_the_context():
     sgd = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     with frozen_zeros(net):
         step(net, sgd, 0)
+        assert [p.requires_grad for p in net.parameters()] == [False] * 2 + [True] * 4
         net[0].requires_grad_(True)
         for i in range(3):
-            step(net, sgd, i)
+            sgd.zero_grad()
+            backward(net, i)  # from the first one on, before anything can be clipped
+            assert not any(net.get_parameter(n).grad[mask].any() for n, mask in before.items())
+            sgd.step()
             assert ranks.lost(net, before) == 0
+    assert not any(getattr(p, "_post_accumulate_grad_hooks", None) for p in net.parameters())
 
 
 class Fused(nn.Module):
@@ -637,6 +662,26 @@ def test_weights_that_are_loaded_inside():
         step(net, sgd, 0)
         net.load_state_dict(dense)
     assert ranks.lost(net, before) == 0
+    with frozen_zeros(net) as frozen:
+        step(net, sgd, 0)
+        best = copy.deepcopy(net.state_dict())
+        step(net, sgd, 1)
+        net.load_state_dict(best)  # of the same zeros: nothing to tell
+        step(net, sgd, 2)
+        for _ in range(2):  # at every step, not at the first alone
+            net.load_state_dict(dense)
+            with pytest.raises(RuntimeError, match=r"69 entries of 0\.weight.* since the last step.*frozen\.apply\(\)"):
+                step(net, sgd, 3)
+            assert all(torch.equal(p, dense[n]) for n, p in net.named_parameters())  # the step was not taken
+        frozen.apply()
+        step(net, sgd, 3)
+        with torch.random.fork_rng():
+            net[2] = nn.Linear(9, 7)  # in no optimiser
+        with pytest.raises(RuntimeError, match=r"31 entries of 2\.weight"):
+            step(net, sgd, 4)
+        frozen.refresh()
+        step(net, sgd, 4)
+        assert frozen.zeros == {"0": 69, "4": 10}
 
 
 def test_parameters_that_are_replaced_under_the_same_name():
@@ -749,3 +794,25 @@ def test_start_stop_refresh_and_two_optimisers():
         assert ranks.lost(net, before) == 0
     frozen.stop()
     frozen.stop()
+
+
+def test_a_context_that_is_dropped_open_leaves_nothing_behind():
+    hooks = len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)
+    net = ranks.net()
+    before = ranks.zeros(net)
+    frozen = frozen_zeros(net).start()
+    sgd = torch.optim.SGD(net.parameters(), lr=0.1)
+    gc.collect()
+    step(net, sgd, 0)
+    assert ranks.lost(net, before) == 0  # as long as somebody has it
+    with pytest.warns(UserWarning, match="dropped while it was open"):
+        del frozen
+        gc.collect()
+    assert (len(_global_optimizer_pre_hooks), len(_global_optimizer_post_hooks)) == hooks
+    assert not any(getattr(p, "_post_accumulate_grad_hooks", None) for p in net.parameters())
+    step(net, sgd, 0)
+    assert ranks.lost(net, before) > 0
+    gone = weakref.ref(net)
+    del net, sgd
+    gc.collect()
+    assert gone() is None

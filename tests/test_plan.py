@@ -15,6 +15,7 @@ from torch import nn
 
 from spectrim import NoiseFit, Plan, Reading, Spectrum, Survey, budgets, equalize, plan, planted, survey, trim
 from spectrim.edges import Bema, Known
+from spectrim.plan import DEFAULT_ZEROS
 
 SHAPES = st.tuples(st.integers(2, 60), st.integers(2, 60))
 
@@ -205,8 +206,12 @@ def matrices(kind: str, generator: torch.Generator) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("share", [0.001, 0.25, 0.5, 0.9, 1.0])
 def test_zeros_are_those_of_one_sort_over_all(kind, share, tmp_path):
     found = matrices(kind, torch.Generator().manual_seed(7))
-    chosen = plan(survey(found, edge=Known(1.0)), zeros=share, gate=1)
     total = sum(W.numel() for W in found.values())
+    if (held := sum(int((W == 0).sum()) for W in found.values())) > round(share * total):
+        with pytest.raises(ValueError, match=f"holds {held} zeros already"):
+            plan(survey(found, edge=Known(1.0)), zeros=share, budget=budgets.GlobalMagnitude())
+        return
+    chosen = plan(survey(found, edge=Known(1.0)), zeros=share, budget=budgets.GlobalMagnitude())
     assert chosen.zeros == round(share * total) == sum(e.zeros for e in chosen.entries)
     expected = naive_zeros(found, share)
     for e in chosen.entries:
@@ -239,7 +244,7 @@ def test_magnitudes_need_no_law_so_the_gate_keeps_nothing_from_zeros():
     assert kinds == {"0": True, "1": False, "2": True}
     assert next(e for e in plan(found, params=0.5).entries if e.name == "1").action == "keep"
     for gate in (None, 0.0, 0.1, 1.0):
-        chosen = plan(found, zeros=0.5, gate=gate)
+        chosen = plan(found, zeros=0.5, budget=budgets.GlobalMagnitude(), gate=gate)
         assert {e.name for e in chosen.touched} == {"0", "1", "2"} and not chosen.notes
         assert chosen.zeros == round(0.5 * chosen.params_before)
     expected = naive_zeros({str(i): layer.weight.data for i, layer in enumerate(model)}, 0.5)
@@ -287,7 +292,8 @@ def test_a_plan_holds_what_its_budget_says(budget, basis, tmp_path):
 def test_zeros_are_shared_out_by_magnitude_unless_told():
     found = survey(net())
     chosen = plan(found, zeros=0.3)
-    assert chosen.budget == "GlobalMagnitude()" and chosen == plan(found, zeros=0.3, budget=budgets.GlobalMagnitude())
+    assert chosen.budget == repr(budgets.GlobalMagnitude()) == repr(DEFAULT_ZEROS)
+    assert chosen == plan(found, zeros=0.3, budget=budgets.GlobalMagnitude())
     assert plan(found, params=0.5).budget == ""
 
 

@@ -395,6 +395,35 @@ def test_too_few_entries_with_a_value():
     assert all(torch.equal(value, sparse[name]) for name, value in net.state_dict().items())
 
 
+class Counting(nn.Module):
+    """Buffers that a forward pass does not write to, but replaces."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 3)
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("seen", torch.zeros(1))
+        self.register_buffer("last", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x)
+        self.mean = 0.9 * self.mean + 0.1 * y.detach().mean(0)
+        self.seen = torch.cat([self.seen, self.mean.sum()[None]])
+        self.last = y.detach()
+        return y - self.mean
+
+
+def test_buffers_that_a_forward_pass_replaces():
+    net = Counting()
+    restore = Restore(net, zeros=0.5, over=0.1)
+    before = copy.deepcopy(net.state_dict())
+    mean = net.mean
+    select(net, restore)
+    now = net.state_dict()
+    assert set(now) == set(before) and net.last is None and net.mean is mean
+    assert torch.equal(now["mean"], torch.zeros(3)) and torch.equal(now["seen"], torch.zeros(1))
+
+
 def test_a_loop_that_writes_by_hand_is_told_of():
     net = small()
     restore = Restore(net, zeros=0.5)
@@ -424,6 +453,20 @@ def test_requests_that_cannot_be_met(given, told):
     with pytest.raises(ValueError, match=told):
         Restore(net, **given)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"zeros": "0.5"}, "zeros is a share, a number from 0 to 1, not '0.5'"),
+        ({"zeros": 0.5, "over": "0.1"}, "over is a share"),
+        ({"zeros": 0.5, "plain_below": None}, "plain_below is a share"),
+        ({"zeros": 0.5, "counts": {"0": 100.0}}, "whole numbers of zeros: that of 0 is 100.0"),
+    ],
+)
+def test_what_is_no_number_is_told_of_before_anything_is_done(given, told):
+    with pytest.raises(TypeError, match=told):
+        Restore(small(), **given)
 
 
 def test_models_that_cannot_be_pruned_so():

@@ -122,7 +122,15 @@ def test_a_difference_is_drawn_in_pairs():
     assert gain.low == np.quantile(a.draws - b.draws, 0.025) and gain.high > gain.value > gain.low
     assert gain.clear == 1 and b.gain(a).clear == -1
     lower = [resample(Score(x, mean, better="lower"), "score", 3, 100)["all"] for x in (ours, theirs)]
-    assert lower[0].gain(lower[1]).value == -gain.value  # to be higher is no gain there
+    worse = lower[0].gain(lower[1])  # to be higher is no gain there
+    assert worse.value == -gain.value and worse.low < worse.value < worse.high < 0 and worse.clear == -1
+
+
+def test_a_difference_in_the_last_digits_is_none():
+    x = np.random.default_rng(4).normal(size=80)
+    found = [resample(Score(table, mean), "score", 0, 200)["all"] for table in (x * (1 + 1e-15), x)]
+    gain = found[0].gain(found[1])
+    assert (gain.low, gain.high, gain.clear) == (0.0, 0.0, 0) and abs(gain.value) < 1e-15
 
 
 def test_the_draws_know_the_score_and_the_seed_and_nothing_of_the_model():
@@ -342,7 +350,7 @@ def test_only_the_matrices_that_the_task_names_are_touched():
     sweep(task, {"ranks": Ranks()}, (0.5,), bootstrap=2)
     assert len(cut) == 5 and all(torch.equal(model[2].weight, task.model[2].weight) for model in cut)
     task.only = lambda name: False
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"the task's `only` lets none of the 3 matrices through \(0, 2, 4\)"):
         sweep(task, {}, (0.5,), bootstrap=2)
 
 
@@ -381,7 +389,7 @@ class Wrong:
     name, only = "wrong", None
 
     def __init__(self, measure):
-        self.model = nn.Sequential(nn.Linear(30, 40), nn.Linear(40, 20))
+        self.model = nn.Sequential(nn.Linear(30, 40), nn.Linear(40, 20)).eval()
         self.measure = measure
 
 
@@ -415,6 +423,41 @@ def raising(model):
 def test_requests_that_are_wrong_are_told_so(toy, given, error, complaint):
     with pytest.raises(error, match=complaint):
         sweep(**{"task": toy, "methods": {}, "rates": (0.5,), "bootstrap": 2} | given)
+
+
+def test_a_model_in_training_mode_is_refused():
+    task = Toy()
+    task.model[1].train()  # one layer is enough: a dropout
+    with pytest.raises(ValueError, match=r"the model of toy is in training mode.*model.eval\(\)"):
+        sweep(task, {}, (0.5,), bootstrap=2)
+
+
+def test_a_measure_that_ignores_its_argument_is_flagged_and_never_best(tmp_path):
+    task = Toy()
+    task.measure, measure = lambda model: measure(task.model), task.measure
+    for _ in range(2):  # measured, and read from the folder
+        seen = sweep(task, {}, (0.5,), bootstrap=2, work=tmp_path)
+        assert all("exactly those of the dense model: does measure() use its argument?" in c.flag for c in seen)
+        with pytest.raises(ValueError, match="no cell at rate"):
+            seen.best(0.5)
+
+
+def test_answers_that_all_stay_right_are_no_sign_of_that():
+    task = Toy()
+    task.measure = lambda model: {"runs": Score(torch.isfinite(model(task.x)).all(1).double().numpy(), mean)}
+    seen = sweep(task, {}, (0.5,), bootstrap=2)
+    assert not any(cell.flag for cell in seen) and seen.best(0.5).scores["runs"]["all"].value == 1
+
+
+def test_at_random_the_zeros_that_are_there_count_and_go_first():
+    model = Toy().model
+    model[2].weight.data[:20] = 0
+    before = [p.clone() for p in model.parameters() if p.dim() > 1]
+    Random()(model, survey(model), 0.4, torch.Generator().manual_seed(0))
+    after = [p for p in model.parameters() if p.dim() > 1][:3]
+    entries = sum(p.numel() for p in after)
+    assert sum(int((p == 0).sum()) for p in after) == round(0.4 * entries)
+    assert all((new[old == 0] == 0).all() for new, old in zip(after, before, strict=False))
 
 
 # Stops.
@@ -493,6 +536,35 @@ def test_what_is_torn_is_done_again_and_another_model_is_noticed(tmp_path):
         sweep(Toy(), {}, (0.5,), bootstrap=20, work=tmp_path / "file")
 
 
+def shares(budget):
+    def method(model, found, rate, generator):
+        Zeros(budget)(model, found, rate, generator)
+
+    return method
+
+
+def test_methods_that_look_alike_have_cells_of_their_own(tmp_path):
+    """Two functions of one factory, under names that differ in what a file name leaves out."""
+    for first, second in (("beta .5", "beta 5"), ("величина", "равномерно"), ("a" * 40 + "1", "a" * 40 + "2")):
+        methods = {first: shares(budgets.GlobalMagnitude()), second: shares(budgets.Uniform())}
+        for _ in range(2):
+            seen = sweep(Toy(), methods, (0.6,), bootstrap=2, work=tmp_path / "work")
+            for name, control in ((first, "global magnitude"), (second, "uniform")):
+                same = (seen.cell(c, 0.6).scores["cosine"]["all"].value for c in (name, control))
+                assert len(set(same)) == 1
+            figures = [seen.cell(name, 0.6).scores["cosine"]["all"].value for name in (first, second)]
+            assert figures[0] != figures[1]
+
+
+def test_cells_of_other_candidates_are_not_taken(tmp_path):
+    task = Toy()
+    sweep(task, {}, (0.5,), bootstrap=2, work=tmp_path)
+    task.only = lambda name: name != "2"
+    seen = sweep(task, {}, (0.5,), bootstrap=2, work=tmp_path)
+    assert without_times(seen.to_json()) == without_times(sweep(task, {}, (0.5,), bootstrap=2).to_json())
+    assert {cell.counts.entries for cell in seen} == {24 * 48 + 40 * 32}
+
+
 def test_ctrl_c_keeps_what_is_done(tmp_path):
     def interrupt(model, found, rate, generator):
         raise KeyboardInterrupt
@@ -553,6 +625,17 @@ def test_a_failed_cell_is_told_by_the_exit_status(file, monkeypatch):
     monkeypatch.setattr(Ranks, "__call__", lambda self, *given: broken(*given))
     done = run("--task", file, "--methods", "ranks", "--rates", ".6", "--bootstrap", "2")
     assert done.exit_code == 1 and "no such luck" in done.stdout and "1 of 4 cells failed" in done.stdout
+    assert "error" not in done.stderr
+
+
+def test_ctrl_c_is_told_by_the_exit_status(file, monkeypatch):
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ranks, "__call__", interrupt)
+    done = run("--task", file, "--methods", "ranks", "--rates", ".5,.6,.5", "--bootstrap", "2")
+    assert done.exit_code == 130 and "error" not in done.stderr
+    assert "stopped after 6 of 8 cells; with --work DIR" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -590,7 +673,7 @@ def test_what_is_wrong_is_said_in_one_line(file, tmp_path, args, status, complai
 
 def test_help_says_that_the_file_is_executed():
     told = run("--help").output
-    assert "executed" in told and "--set" in told
+    assert "executed" in told and "--set" in told and "all budgets" in told
 
 
 def test_the_count_knows_what_is_gone(toy):

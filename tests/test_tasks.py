@@ -204,6 +204,7 @@ def test_the_judgements_are_scored_as_by_the_demo(similar):
     assert scores["wordsim353"].value == pytest.approx(theirs.tasks["WordSim-353"][0], abs=1e-6)
     assert scores["lee50"].value == pytest.approx(theirs.tasks["Lee-50"][0], abs=1e-6)
     assert scores["wordsim353"].value > 0.7 and scores["cosine"].value == pytest.approx(1, abs=1e-6)
+    assert task.items == sum(map(len, met))  # what went through the model
     assert scores["lee50"].square and len(scores["wordsim353"].table) == 353
     names = [site.name for site in inventory(similar.model).sites]
     assert [name for name in names if not similar.only(name)] == ["pooler.dense"]

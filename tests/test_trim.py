@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 import spectrim.checkpoint
 import spectrim.trim  # the module; the name is bound to the function
-from spectrim import Bema, Median, budgets, equalize, load, plan, planted, survey, trim
+from spectrim import Bema, budgets, equalize, load, plan, planted, survey, trim
+from spectrim.edges import Median
 from spectrim.linalg import svd
 
 TRIM = sys.modules["spectrim.trim"]

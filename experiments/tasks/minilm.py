@@ -39,10 +39,19 @@ class MiniLM:
         """Returns whether a matrix may be touched."""
         return not name.startswith("pooler")
 
+    @property
+    def words(self) -> list[str]:
+        """The different words of the pairs."""
+        return sorted({w for a, b, _ in self.judged.words[WORDS] for w in (a, b)})
+
+    @property
+    def items(self) -> int:
+        """How many texts one `measure` puts through the model: each word once, and the documents."""
+        return len(self.words) + len(self.judged.documents)
+
     def measure(self, model: nn.Module) -> dict[str, Score]:
         """Returns Spearman's correlation on word pairs, Pearson's on pairs of documents, the cosine of documents."""
-        pairs = self.judged.words[WORDS]
-        words = sorted({w for a, b, _ in pairs for w in (a, b)})
+        pairs, words = self.judged.words[WORDS], self.words
         vectors = dict(zip(words, self.encoder(model, words), strict=True))
         similar = [float(vectors[a] @ vectors[b]) for a, b, _ in pairs]
         found = self.encoder(model, self.judged.documents)

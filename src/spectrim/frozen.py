@@ -56,7 +56,9 @@ def frozen_zeros(
 
 
 class Frozen:
-    """The context of `frozen_zeros`: use it with `with`, or by `start()` and `stop()`.
+    """The context of `frozen_zeros`: use it with `with`, or by `start()` and `stop()`, and keep it in between.
+
+    Dropped while it is open it freezes nothing any more, and warns.
 
     Attributes:
         zeros: zeros that are frozen, a count by name of the matrix.
@@ -142,6 +144,10 @@ class Frozen:
         """
         if not isinstance(state, dict) or state.get("schema") != SCHEMA:
             raise ValueError(f"this is no state of frozen zeros ({SCHEMA}): it wants what state_dict() gave")
+        if missing := [part for part in ("masks", "zeros", "left") if not isinstance(state.get(part), dict)]:
+            raise ValueError(
+                f"this state of frozen zeros has no {listed(missing)}: it wants all that state_dict() gave"
+            )
         there, wrong, masks = live(self.model), [], {}
         for name, saved in state["masks"].items():
             shape = tuple(saved["shape"])
@@ -150,10 +156,10 @@ class Frozen:
             elif tuple(there[name].shape) != shape:
                 wrong.append(f"{name} is {tuple(there[name].shape)}, not {shape}")
             else:
-                bits = np.unpackbits(saved["bits"].cpu().numpy(), count=int(np.prod(shape)))
-                masks[name] = torch.from_numpy(bits.reshape(shape)).bool()
+                masks[name] = saved["bits"].cpu()
         if wrong:
             raise ValueError(f"these zeros belong to another model: {listed(wrong, '; ')}")
+        self._unpack(masks, there, state["zeros"])
         held = Held(self.model, masks)
         if self._open:
             self._held.close()
@@ -161,6 +167,24 @@ class Frozen:
             held.apply()
         self._held, self._loaded = held, True
         self.zeros, self.left = dict(state["zeros"]), dict(state["left"])
+
+    def _unpack(self, masks: dict[str, Tensor], there: dict[str, nn.Parameter], zeros: dict[str, int]) -> None:
+        """Make masks of saved bits, in place; ValueError if they are not as many as were saved."""
+        found: dict[str, int] = {}
+        named = pieces(self.model)
+        for name, bits in masks.items():
+            shape = there[name].shape
+            if bits.dtype != torch.uint8 or bits.shape != (-(-shape.numel() // 8),):
+                raise ValueError(
+                    f"the state is damaged: {bits.numel()} {bits.dtype} cannot be the bits of {name}, {tuple(shape)}"
+                )
+            unpacked = np.unpackbits(bits.numpy(), count=shape.numel()).reshape(shape)
+            masks[name] = torch.from_numpy(unpacked).bool()
+            for piece in named[name]:
+                if count := int(piece.of(masks[name]).sum()):
+                    found[piece.matrix] = found.get(piece.matrix, 0) + count
+        if wrong := [name for name in {**zeros, **found} if zeros.get(name) != found.get(name)]:
+            raise ValueError(f"the state is damaged: the masks of {listed(wrong)} have other counts than its zeros")
 
     def __str__(self) -> str:
         """Which matrices are frozen, and what was left with the reason."""

@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -107,7 +107,8 @@ class Held:
     """Keeps chosen entries of a model's parameters at their values, whatever an optimiser does, while it is open.
 
     Gradients of these entries are zero as soon as they have been accumulated, before anything can clip them. After each
-    step of any optimiser that holds one of the parameters, the values are written back.
+    step of any optimiser that holds one of the parameters, the values are written back. It is open until `close`, or
+    until nobody has it any more.
 
     Args:
         model: the live module, wrapped or not.
@@ -127,8 +128,7 @@ class Held:
         self.steps = 0
         self._hooks: dict[str, tuple[nn.Parameter, torch.utils.hooks.RemovableHandle]] = {}
         self._global: list[torch.utils.hooks.RemovableHandle] = []
-        self._masked: set[str] = set()  # gradients that were masked since the last step
-        self._checked = False
+        self._ender: weakref.finalize | None = None
 
     def open(self) -> None:
         """Hang the hooks on the parameters and on the steps of all optimisers."""
@@ -143,16 +143,18 @@ class Held:
         there = self.targets()
         self.check(there)
         self._attach(there)
-        self._global = [
-            register_optimizer_step_pre_hook(lambda optimizer, *_: self._before(optimizer)),
-            register_optimizer_step_post_hook(lambda optimizer, *_: self._after(optimizer)),
+        self._global += [
+            register_optimizer_step_pre_hook(_weak(self._before)),
+            register_optimizer_step_post_hook(_weak(self._after)),
         ]
+        self._ender = weakref.finalize(self, _abandoned, self._global, self._hooks, self.who)
+        self._ender.atexit = False
 
     def close(self) -> None:
         """Take all hooks away again."""
-        for handle in [*self._global, *(handle for _, handle in self._hooks.values())]:
-            handle.remove()
-        self._global, self._hooks = [], {}
+        if self._ender is not None:
+            self._ender.detach()
+        _remove(self._global, self._hooks)
 
     def check(self, there: Mapping[str, nn.Parameter] | None = None) -> None:
         """Return nothing; RuntimeError if a parameter is gone, or has another shape than its mask."""
@@ -197,7 +199,7 @@ class Held:
     @torch.no_grad()
     def broken(self) -> dict[str, int]:
         """Return how many held entries have another value now, by name of the parameter, where there are any."""
-        counts = {name: self._differing(name, p) for name, p in self.targets().items()}
+        counts = {name: int(self._differing(name, p).sum()) for name, p in self.targets().items()}
         return {name: count for name, count in counts.items() if count}
 
     def fitted(self, name: str, p: Tensor) -> Tensor | None:
@@ -223,10 +225,10 @@ class Held:
             value = self.values[name].to(there.device, there.dtype)
             there.copy_(value if mask is None else torch.where(mask, value, there))
 
-    def _differing(self, name: str, p: Tensor) -> int:
+    def _differing(self, name: str, p: Tensor) -> Tensor:
         there, mask = local(p.detach()), self.fitted(name, p)
         other = there != (0 if self.values is None else self.values[name].to(there.device, there.dtype))
-        return int((other if mask is None else other & mask).sum())
+        return other if mask is None else other & mask
 
     @torch.no_grad()
     def _mask_gradient(self, name: str, p: nn.Parameter) -> None:
@@ -244,15 +246,17 @@ class Held:
             local(gradient.detach()).masked_fill_(mask, 0.0)
 
     def _attach(self, there: Mapping[str, nn.Parameter]) -> list[str]:
-        """Hang a hook on each trained parameter that has none yet; return their names."""
+        """Hang a hook on each parameter that has none yet, trained or not; return their names."""
         fresh = []
         for name, p in there.items():
             before, handle = self._hooks.get(name, (None, None))
-            if p is before or not p.requires_grad:
+            if p is before or not (p.is_floating_point() or p.is_complex()) or p.is_inference():
                 continue
             if handle is not None:
                 handle.remove()
-            self._hooks[name] = p, p.register_post_accumulate_grad_hook(self._hook(name))
+            trained = p.requires_grad  # one that is not may be, later on; torch takes hooks for trained ones only
+            handle = p.requires_grad_(True).register_post_accumulate_grad_hook(self._hook(name))
+            self._hooks[name] = p.requires_grad_(trained), handle
             fresh.append(name)
         return fresh
 
@@ -263,7 +267,6 @@ class Held:
             held = me()
             if held is not None:
                 held._mask_gradient(name, p)
-                held._masked.add(name)
 
         return accumulated
 
@@ -273,15 +276,10 @@ class Held:
         if not mine and held.isdisjoint(map(id, self.model.parameters())):
             return
         self.check(there)
-        if not self._checked:
-            broken = self.broken()
-            if broken:
-                raise RuntimeError(
-                    f"{self.who}: {listed([f'{count} entries of {name}' for name, count in broken.items()])} were "
-                    "changed since the context was opened, before any step. Load the weights first (wrappers for "
-                    "several processes load those of process 0), then open the context"
-                )
-            self._checked = True
+        # All of it once; then not all for each optimiser of many, but what this one holds, and what was replaced.
+        last = {name: p for name, (p, _) in self._hooks.items()}
+        some = {name: p for name, p in there.items() if name in mine or p is not last.get(name, p)}
+        self._unchanged(some if self.steps else there)
         before = set(self._hooks)
         late = [name for name in self._attach(there) if name in before and mine.get(name) is not None]
         if late and any(mine[name].grad is not None for name in late):
@@ -292,9 +290,24 @@ class Held:
                 stacklevel=4,
             )
         for name, p in mine.items():
-            if name not in self._masked:
-                self._mask_gradient(name, p)
-        self._masked -= set(mine)
+            self._mask_gradient(name, p)
+
+    @torch.no_grad()
+    def _unchanged(self, there: Mapping[str, nn.Parameter]) -> None:
+        flags: dict[torch.device, list[Tensor]] = {}
+        for name, p in there.items():
+            flags.setdefault(p.device, []).append(self._differing(name, p).any())
+        if not any(bool(torch.stack(found).any()) for found in flags.values()):  # waits once for each device
+            return
+        what = listed([f"{count} entries of {name}" for name, count in self.broken().items()])
+        when = "the last step" if self.steps else "the context was opened, before any step"
+        way = "Load weights first (wrappers for several processes load those of process 0), then open the context"
+        if self.values is None:
+            way += (
+                ". Inside it, after loading, replacing a layer, or a step of an optimiser that is none of torch's: "
+                "frozen.apply() makes the same zeros again, frozen.refresh() freezes what is zero now"
+            )
+        raise RuntimeError(f"{self.who}: {what} were changed since {when}, and are not what the context holds. {way}")
 
     @torch.no_grad()
     def _after(self, optimizer: Optimizer) -> None:
@@ -303,6 +316,34 @@ class Held:
         for name, p in mine.items():
             self._write(name, p)
         self.steps += bool(mine)
+
+
+def _weak(method: Callable[[Optimizer], None]) -> Callable[..., None]:
+    """A hook for all optimisers that does not keep the object of the method alive."""
+    found = weakref.WeakMethod(method)
+
+    def hook(optimizer: Optimizer, *_: object) -> None:
+        act = found()
+        if act is not None:
+            act(optimizer)
+
+    return hook
+
+
+def _remove(of_steps: list, of_parameters: dict) -> None:
+    for handle in [*of_steps, *(handle for _, handle in of_parameters.values())]:
+        handle.remove()
+    of_steps.clear()
+    of_parameters.clear()
+
+
+def _abandoned(of_steps: list, of_parameters: dict, who: str) -> None:
+    _remove(of_steps, of_parameters)
+    warnings.warn(
+        f"{who}: the context was dropped while it was open, and holds nothing any more: keep the object for as long as "
+        "it is to hold, and call its stop()",
+        stacklevel=3,
+    )
 
 
 def _is_flat(module: nn.Module) -> bool:

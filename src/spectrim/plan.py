@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
+from numbers import Real
 from operator import index
 from typing import NamedTuple, get_args
 
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 
 from .budgets import Allotment, Budget, GlobalMagnitude, Target, candidates, evened
-from .budgets.allotment import unfit
+from .budgets.allotment import lifted, unfit
 from .budgets.ranks import Candidate, allocate
 from .entries import Basis, Entry, Plan, Subject
 from .steps import smallest_to_zero
@@ -41,14 +43,15 @@ def plan(
     k >= rows cols / (rows + cols). All bulk goes before any spike.
 
     With `zeros` that share of the entries of all matrices with a verdict is zero, to one entry: a budget shares the
-    zeros out, and in each matrix the smallest magnitudes go.
+    zeros out, and in each matrix the smallest magnitudes go. Entries that are zero already count: a matrix that holds
+    more of them than its share keeps them, and the others get that much less, in proportion to what they had.
 
     Args:
         found: a survey; for `zeros` the model that it was made of is read again.
         params: share kept, in (0, 1].
         zeros: share at zero, in (0, 1].
-        budget: who gives how many zeros, one of `spectrim.budgets` or any function (survey, share) -> Allotment; the
-            smallest magnitudes of all matrices together unless given.
+        budget: who gives how many zeros, one of `spectrim.budgets` or any function (survey, share) -> Allotment;
+            `budgets.GlobalMagnitude()` unless given: no other was ahead on every model (docs/budgets.md).
         dense: rebuild matrices at the lower rank in place instead of splitting them (same size, any runtime).
         basis: cut ranks of the matrix as it is ("plain"), or with its row and column scales evened out ("equalised").
             The spikes that stay are those of the verdict in that basis. Plain is the default because it did less harm
@@ -73,10 +76,11 @@ def plan(
             "give one target: params=0.5 (share of the parameters kept) or zeros=0.5 (share of zero entries)"
         )
     share = params if params is not None else zeros
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+    if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1:
         raise ValueError(f"a target lies in (0, 1], not {share!r}: 0.5 means one half")
-    if gate is not None and (isinstance(gate, bool) or not isinstance(gate, int | float) or not 0 <= gate <= 1):
+    if gate is not None and (isinstance(gate, bool) or not isinstance(gate, Real) or not 0 <= gate <= 1):
         raise ValueError(f"a gate lies in [0, 1], not {gate!r}: the largest misfit of a bulk that may be cut")
+    share, gate = float(share), gate if gate is None else float(gate)
     if basis not in get_args(Basis):
         raise ValueError(f"basis is one of {', '.join(get_args(Basis))}, not {basis!r}")
     if budget is not None and zeros is None:
@@ -85,9 +89,9 @@ def plan(
         raise ValueError(f"{found.model} has no matrix with a verdict, so there is nothing to plan for")
     if zeros is not None:
         chosen = _gated(DEFAULT_ZEROS if budget is None else budget, gate)
-        entries, notes = _zeros(found, zeros, chosen, basis)
+        entries, notes = _zeros(found, share, chosen, basis)
         gate = getattr(chosen, "gate", GATE)
-        return _finish(found, {"zeros": zeros}, entries, notes, gate, _described(chosen))
+        return _finish(found, {"zeros": share}, entries, notes, gate, _described(chosen))
     gate = GATE if gate is None else gate
     closed = unfit(found.fitted, gate)
     if len(closed) == len(found.fitted):
@@ -99,8 +103,8 @@ def plan(
         )
     if basis == "equalised" and not found.equalised:
         raise ValueError("the survey was made without equalisation: survey again with equalize=True, or basis='plain'")
-    entries, more = _ranks(found, params, basis, dense, closed)
-    return _finish(found, {"params": params}, entries, _told(closed) + more, gate)
+    entries, more = _ranks(found, share, basis, dense, closed)
+    return _finish(found, {"params": share}, entries, _told(closed) + more, gate)
 
 
 def _told(closed: dict[str, str]) -> list[str]:
@@ -210,19 +214,36 @@ def _rank_entry(r: Reading, ordered: _Ordered, k: int, basis: Basis, dense: bool
 def _zeros(found: Survey, share: float, budget: Budget, basis: Basis) -> tuple[list[Entry], list[str]]:
     found = evened(found) if basis == "equalised" else found
     targets = {t.name: t for t in candidates(found)}
+    there = {name: int((t.stored()[0] == 0).sum()) for name, t in targets.items()}
+    total = sum(t.entries for t in targets.values())
+    if (held := sum(there.values())) > round(share * total):
+        enough = math.ceil(held / total * 1e4) / 1e4
+        raise ValueError(
+            f"{found.model} holds {held} zeros already, {held / total:.2%} of the entries that can be zero, and "
+            f"zeros={share:g} asks for {round(share * total)} in all: ask for zeros={enough:g} or more"
+        )
     allotment = budget(found, share)
-    counts = _checked(allotment, targets, share, budget)
+    given = _checked(allotment, targets, share, budget)
+    counts = lifted(given, there)
     entries = []
     for r in found.matrices:
         if r.name not in targets:
             why = "a pair of layers: its product takes no zeros" if r.fit is not None else _why_not(r)
             entries.append(_kept(r, why))
             continue
-        entries.append(_zero_entry(targets[r.name], counts[r.name], _name(budget), allotment.reasons.get(r.name)))
+        why = [allotment.reasons.get(r.name), _moved(given[r.name], counts[r.name])]
+        entries.append(_zero_entry(targets[r.name], counts[r.name], _name(budget), "; ".join(filter(None, why))))
     return entries, list(allotment.notes)
 
 
-def _zero_entry(t: Target, count: int, budget: str, why: str | None) -> Entry:
+def _moved(given: int, count: int) -> str:
+    """Why a matrix has another count than the budget gave it; an empty text where it has that one."""
+    if count > given:
+        return f"its share was {given}, but {count} are zero already"
+    return f"{given - count} fewer than its share, for others hold more than theirs" if count < given else ""
+
+
+def _zero_entry(t: Target, count: int, budget: str, why: str) -> Entry:
     W, scales = t.stored()
     whole = float(torch.linalg.norm(W.to(torch.float64)))
     lost = W - smallest_to_zero(W, count, scales)  # exact: an entry, or zero

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import Literal, NamedTuple
 
 import torch
@@ -98,6 +100,10 @@ class Restore:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"a live module is pruned and restored, not a {type(model).__name__}")
+        shares = {"zeros": zeros, "plain_below": plain_below} | ({} if over is None else {"over": over})
+        for name, share in shares.items():
+            if not isinstance(share, Real):
+                raise TypeError(f"{name} is a share, a number from 0 to 1, not {share!r}")
         if not 0 < zeros < 1:
             raise ValueError(f"zeros is the share of zeros at the end, above 0 and below 1, not {zeros!r}")
         if start not in ("zero", "value") or back not in ("original", "moved"):
@@ -115,11 +121,12 @@ class Restore:
             raise ValueError(f"over is removed past the goal, above 0 and at most 1 - zeros, not {over!r}")
         if any(hasattr(p, "placements") for p in model.parameters()):
             raise ValueError("the model is sharded (DTensor): prune and restore it before fully_shard")
+        counts = None if counts is None else {name: _whole(name, count) for name, count in counts.items()}
         self.model, self.start, self.back, self.earlier = bare(model), start, back, earlier
         self._sites = self._chosen(only, counts)
         entries = sum(site.rows * site.cols for site in self._sites.values())
         self._goal = round(zeros * entries)
-        self._counts = None if counts is None else dict(counts)
+        self._counts = counts
         self._removed = round((zeros + over) * entries) if counts is None else sum(counts.values())
         if self._removed < self._goal:
             raise ValueError(
@@ -166,7 +173,11 @@ class Restore:
         self._want("pruned")
         with torch.no_grad():
             values = {name: p.detach().clone() for name, p in live(self.model).items()}
-            buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+            buffers = [
+                (module, name, buffer, None if buffer is None else buffer.clone())
+                for module in self.model.modules()
+                for name, buffer in module._buffers.items()
+            ]
             if self.start == "value":
                 self._put(lambda t: t.original)
         before = {name: t.site.get().clone() for name, t in self._taken.items()}
@@ -194,8 +205,14 @@ class Restore:
                 for name, p in live(self.model).items():
                     p.copy_(values[name])
                     p.grad = None  # of the removed entries alone
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+                for module, name, buffer, value in buffers:
+                    # A forward pass may have put another tensor in its place; .to(...) does.
+                    now = module._buffers.get(name)
+                    if buffer is not None and now is not None and now.device != buffer.device:
+                        buffer = value.to(now.device)
+                    elif buffer is not None:
+                        buffer.copy_(value)
+                    module._buffers[name] = buffer
 
     def finish(self) -> list[Change]:
         """Return what was done in all, one `Change` a matrix, after the best of the removed entries were put back.
@@ -318,6 +335,13 @@ class Restore:
             error = float(torch.linalg.norm((t.original - W).to(torch.float64))) / norm if norm else 0.0
             changes.append(Change(name, "zeros", None, size, size, int((W == 0).sum()), error, seconds))
         return changes
+
+
+def _whole(name: str, count: int) -> int:
+    try:
+        return operator.index(count)
+    except TypeError:
+        raise TypeError(f"counts are whole numbers of zeros: that of {name} is {count!r}") from None
 
 
 def _largest(scores: Tensor, count: int) -> Tensor:

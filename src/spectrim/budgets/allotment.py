@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 
 from torch import Tensor
 
@@ -162,9 +163,9 @@ def asked(targets: Sequence[Target], zeros: float) -> int:
         >>> asked([], 0.5)
         0
     """
-    if isinstance(zeros, bool) or not isinstance(zeros, int | float) or not 0 <= zeros <= 1:
+    if isinstance(zeros, bool) or not isinstance(zeros, Real) or not 0 <= zeros <= 1:
         raise ValueError(f"a share of zeros lies in [0, 1], not {zeros!r}: 0.5 means one half")
-    return round(zeros * sum(t.entries for t in targets))
+    return round(float(zeros) * sum(t.entries for t in targets))  # a product of 32 bits would not be exact
 
 
 def share_out(weights: Sequence[float], room: Sequence[int], total: int) -> list[int]:
@@ -209,6 +210,31 @@ def share_out(weights: Sequence[float], room: Sequence[int], total: int) -> list
     return given
 
 
+def lifted(counts: Mapping[str, int], there: Mapping[str, int]) -> dict[str, int]:
+    """Return the counts lifted to the zeros that are there already, the same in all.
+
+    What a matrix holds beyond its count the others give less, in proportion to their counts: each gets the larger of
+    what it holds and its count times one common factor, rounded as in `share_out`.
+
+    Args:
+        counts: zeros by the name of the matrix.
+        there: entries that are zero already, by the same names; no more in all than `counts`.
+
+    Example:
+        >>> lifted({"a": 10, "b": 20, "c": 40}, {"a": 40, "b": 0, "c": 0})
+        {'a': 40, 'b': 10, 'c': 20}
+    """
+    total, held, found = sum(counts.values()), set(), dict(counts)
+    while low := {name for name in counts if found[name] < there[name]}:
+        held |= low  # the factor only falls, so these stay held
+        rest = [name for name in counts if name not in held]
+        room = [counts[name] for name in rest]
+        given = share_out([float(r) for r in room], room, total - sum(there[name] for name in held))
+        less = dict(zip(rest, given, strict=True))
+        found = {name: less.get(name, there[name]) for name in counts}
+    return found
+
+
 def _factor(weights: Sequence[float], room: Sequence[int], total: int) -> float:
     """The x at which the sum of min(room, x weight) is the total."""
     places = sorted((r / w, w, r) for w, r in zip(weights, room, strict=True) if w > 0)
@@ -248,5 +274,5 @@ def told(closed: Mapping[str, str], instead: str) -> tuple[str, ...]:
 
 def check_gate(gate: float) -> None:
     """Return nothing; ValueError where a gate does not lie in [0, 1]."""
-    if isinstance(gate, bool) or not isinstance(gate, int | float) or not 0 <= gate <= 1:
+    if isinstance(gate, bool) or not isinstance(gate, Real) or not 0 <= gate <= 1:
         raise ValueError(f"a gate lies in [0, 1], not {gate!r}: the largest misfit of a bulk that is believed")

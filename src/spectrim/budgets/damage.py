@@ -34,14 +34,14 @@ class LeastDamage:
 
     Args:
         power: finite; 0 counts the relative errors of all matrices alike, 1 by their size.
-        norm: of W: "signal", the root of Sigma l_i^2; "spikes", the Frobenius norm of the part above the edge (these
-            two are the edge where nothing stands above it); "edge", the largest value that noise explains; "frobenius";
+        norm: of W: "signal", the root of Sigma l_i^2; "spikes", the Frobenius norm of the part above the edge (the
+            edge itself where nothing stands above it); "edge", the largest value that noise explains; "frobenius";
             "spectral", the largest singular value; "top tenth", the Frobenius norm of the largest tenth of them; "mean
             square", the root of it over the entries.
         size: "longer side" of the matrix, n = max(rows, cols), or its "entries", rows cols.
-        gate: largest misfit of a bulk whose edge is believed, in [0, 1]. Other matrices take, for a norm that needs the
-            edge, the usual share of their Frobenius norm: the geometric mean over those that fit. If none fits, all are
-            taken by plain magnitude.
+        gate: largest misfit at which the edge is believed, in [0, 1], by the survey's verdict, which evens a matrix out
+            first. Other matrices take, for a norm that needs the edge, the usual share of their Frobenius norm: the
+            geometric mean over those that fit. If none fits, all are taken by plain magnitude.
 
     Example:
         >>> LeastDamage(norm="spectral")
@@ -86,10 +86,11 @@ class LeastDamage:
                 reasons[t.name] = f"its norm taken as {usual:.2g} of the Frobenius norm, {closed[t.name]}"
             else:
                 bare = self.norm in ("spikes", "signal") and not t.fit.spikes
-                reasons[t.name] = f"{'no spike, edge' if bare else f'{self.norm} norm'} {norms[t.name]:.4g}"
+                reasons[t.name] = f"{'no spike, ' if bare else ''}{self.norm} norm {norms[t.name]:.4g}"
         sides = self.size == "longer side"
         sizes = {t.name: max(t.reading.rows, t.reading.cols) if sides else t.entries for t in targets}
-        weights = {name: sizes[name] ** (self.power / 2) / norm for name, norm in norms.items() if norm > 0}
+        largest = max(sizes.values())  # a common factor changes nothing, and keeps large powers finite
+        weights = {n: (sizes[n] / largest) ** (self.power / 2) / norm for n, norm in norms.items() if norm > 0}
         return by_weight(targets, zeros, weights, reasons, told(closed, "the usual share of their Frobenius norm"))
 
 
@@ -122,7 +123,7 @@ def norm_of(t: Target, norm: Norm) -> float:
     if norm == "top tenth":
         return math.sqrt(float((s[: math.ceil(len(s) / 10)] ** 2).sum()))
     if norm == "signal":
-        return signal(t) or t.fit.edge
+        return signal(t)
     if norm == "spikes":
         return math.sqrt(float((s[s > t.fit.edge] ** 2).sum())) or t.fit.edge
     return t.norm / math.sqrt(t.entries) if norm == "mean square" else t.norm
@@ -131,12 +132,15 @@ def norm_of(t: Target, norm: Norm) -> float:
 def signal(t: Target) -> float:
     """Return the root of Sigma l_i^2 over the spikes, l_i the strength of the direction behind the singular value s_i.
 
-    With u = sigma sqrt(n), l_i = u strength(s_i / u, gamma), at least that of the transition, u gamma^(1/4); 0 where
-    there is no spike. Where the estimator saw no noise, the values themselves count: s_i for l_i.
+    With u = sigma sqrt(n), l_i = u strength(s_i / u, gamma), at least that of the transition, u gamma^(1/4), below
+    which no signal can be seen; where there is no spike, that alone, so that the first spike to appear changes
+    nothing. Where
+    the estimator saw no noise, the values themselves count: s_i for l_i, and the edge where nothing stands above it.
     """
     spikes = t.spectrum.s[t.spectrum.s > t.fit.edge]
     if not t.fit.sigma:
-        return math.sqrt(float((spikes**2).sum()))
+        return math.sqrt(float((spikes**2).sum())) or t.fit.edge
     unit, gamma = t.fit.sigma * math.sqrt(t.spectrum.n), t.spectrum.gamma
-    found = np.maximum(strength(spikes / unit, gamma), critical_strength(gamma))
+    least = critical_strength(gamma)
+    found = np.maximum(strength(spikes / unit, gamma), least) if len(spikes) else np.array([least])
     return unit * math.sqrt(float((found**2).sum()))

@@ -42,6 +42,8 @@ def guarded(command: Callable) -> Callable:
             done = command(*args, **kwargs)
             sys.stdout.flush()  # here, where a reader that has gone is no news
             return done
+        except typer.Exit:  # a RuntimeError, with the status that the command chose
+            raise
         except KeyboardInterrupt:
             err.print("stopped; nothing was left half written")
             raise typer.Exit(130) from None

@@ -39,7 +39,7 @@ def sweep(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Methods by name, with commas between; the controls are always there. [default: all budgets]"
+            help="Methods by name, with commas between; the controls are always there. (default: all budgets)"
         ),
     ] = None,
     rates: Annotated[str, typer.Option(help="Shares of the entries to go, with commas between.")] = (
@@ -57,7 +57,7 @@ def sweep(
 
     The task is a Python file with a function task(model, **options); docs/sweep.md shows how to write one.
     """
-    from ..sweep.methods import defaults, named
+    from ..sweep.methods import complete, defaults, named
 
     if task is None:
         raise ValueError("name the task: --task FILE.py, a Python file with a function task(model, **options)")
@@ -79,7 +79,8 @@ def sweep(
             say(f"report: {html}")
     if stopped:
         go_on = "the same command goes on from there" if work else "with --work DIR the next one could go on from there"
-        err.print(f"stopped after {len(done)} of {len(chosen) * len(shares)} cells; {go_on}", soft_wrap=True)
+        cells = len(complete(chosen)) * len(done.rates)
+        err.print(f"stopped after {len(done)} of {cells} cells; {go_on}", soft_wrap=True)
         raise typer.Exit(130)
     if done.failed:
         raise typer.Exit(1)

@@ -71,6 +71,11 @@ def flag_of(counts: Counts, dense: Counts, rate: float, slack: int) -> str:
     return ""
 
 
+def unmoved(scores: Mapping[str, Score], dense: Mapping[str, Score]) -> bool:
+    """Return whether every figure is that of the dense model, to the bit."""
+    return all(np.array_equal(score.table, dense[name].table) for name, score in scores.items())
+
+
 def shapes(tables: Mapping) -> str:
     """Return the shapes of some tables in words."""
     return ", ".join(f"{name} {getattr(t, 'table', t).shape}" for name, t in tables.items())

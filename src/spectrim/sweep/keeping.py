@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,11 @@ def model_fingerprint(model: nn.Module) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def candidates_fingerprint(candidates: Iterable[tuple[str, int]]) -> str:
+    """Return a hash over the names and entries of the matrices that may be touched."""
+    return hashlib.sha256(json.dumps(list(candidates)).encode()).hexdigest()
+
+
 def label(method: object) -> str:
     """Return the configuration of a method as text: its repr, or the name of a function, whose repr has its address."""
     name = getattr(method, "__qualname__", None)
@@ -43,7 +48,8 @@ class Folder:
 
     Args:
         place: the folder; made if it is not there.
-        setting: what all cells of the sweep depend on: {"task", "options", "model" (a fingerprint), "seed", "version"}.
+        setting: what all cells of the sweep depend on: {"task", "options", "model" (a fingerprint), "seed", "version"},
+            and "candidates" once they are known.
     """
 
     def __init__(self, place: str | os.PathLike | None, setting: Mapping):
@@ -67,7 +73,7 @@ class Folder:
                 )
 
     def _file(self, name: str, method: str, rate: float) -> tuple[Path, dict]:
-        of = self.setting | {"method": method, "rate": rate}
+        of = self.setting | {"name": name, "method": method, "rate": rate}
         key = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:20]
         return self.place / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())[:40]}-{rate:g}-{key}.json", of
 

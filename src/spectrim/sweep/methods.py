@@ -55,7 +55,8 @@ class Ranks:
 class Random:
     """Sets this share of the entries to zero, drawn at random over all matrices together: the control that knows least.
 
-    A larger rate of the same generator's seed holds the entries of a smaller one.
+    A larger rate of the same generator's seed holds the entries of a smaller one. Entries that are zero already count,
+    and go first.
     """
 
     def __call__(self, model: nn.Module, found: Survey, rate: float, generator: torch.Generator) -> None:
@@ -66,7 +67,8 @@ class Random:
 
         def drawn(i: int) -> Tensor:  # drawn again where it is needed: one matrix in memory at a time
             generator = torch.Generator().manual_seed(seeds[i])
-            return torch.rand(sites[i].rows, sites[i].cols, generator=generator, dtype=torch.float64)
+            drawn = torch.rand(sites[i].rows, sites[i].cols, generator=generator, dtype=torch.float64)
+            return drawn.masked_fill_(sites[i].get().cpu() == 0, 0.0)
 
         total = round(rate * sum(site.rows * site.cols for site in sites))
         counts = threshold_counts([partial(drawn, i) for i in range(len(sites))], total)

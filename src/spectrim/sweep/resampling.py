@@ -57,6 +57,8 @@ class Drawn:
         value = self.sign * (self.value - other.value)
         if len(there) < max(2, LEAST * len(apart)):
             return Gain(value, float("nan"), float("nan"), float("nan"))
+        if np.abs(there).max() <= ROUNDING * max(abs(self.value), abs(other.value)):
+            return Gain(value, 0.0, 0.0, 0.0)
         low, high = np.quantile(there, (0.025, 0.975))
         return Gain(value, float(there.std(ddof=1)), float(low), float(high))
 

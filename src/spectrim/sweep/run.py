@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from ..budgets import candidates
+from ..sites import listed
 from ..survey import Survey, survey
-from .checking import broken, flag_of, rates_of, same, scores_of, shapes, told, undefined
+from .checking import broken, flag_of, rates_of, same, scores_of, shapes, told, undefined, unmoved
 from .counting import Counts, Positions, count, watched
-from .keeping import Folder, label, model_fingerprint
+from .keeping import Folder, candidates_fingerprint, label, model_fingerprint
 from .methods import CONTROLS, Method, complete
 from .record import Cell, Figure, ScoreInfo, Sweep
 from .resampling import Drawn, resample
@@ -104,6 +105,11 @@ class _Run:
                 f"a task has a name, a model (nn.Module), only, and measure(model) -> scores; {type(task).__name__} "
                 "lacks model or measure"
             )
+        if any(module.training for module in task.model.modules()):
+            raise ValueError(
+                f"the model of {getattr(task, 'name', type(task).__name__)} is in training mode, at least in parts: "
+                "dropout and batch norm would have a say in the scores. Call model.eval() in the task"
+            )
         from .. import __version__
 
         self.task, self.seed, self.bootstrap, self.options = task, seed, bootstrap, options
@@ -120,6 +126,7 @@ class _Run:
         self.found = _restricted(whole, getattr(task, "only", None))
         targets = candidates(self.found)
         self.entries = [(t.name, t.entries) for t in targets]
+        self.folder.setting["candidates"] = candidates_fingerprint(self.entries)  # the dense model knows nothing of it
         self.left_out = sorted({r.name for r in whole.matrices} - dict(self.entries).keys())
         self.rank_step = max(t.reading.rows + t.reading.cols for t in targets)
         self.counts = count(task.model, self.entries, self.positions)
@@ -169,7 +176,10 @@ class _Run:
         scores = {name: replace(self.scores[name], table=table) for name, table in tables.items()}
         cell = replace(cell, counts=counts, seconds=tuple(counted["seconds"]), notes=tuple(counted["notes"]))
         slack = len(self.entries) + (0 if counts.stored == self.counts.stored else self.rank_step)
-        return replace(cell, flag=flag_of(counts, self.counts, job.rate, slack)), self._resampled(scores)
+        flag = flag_of(counts, self.counts, job.rate, slack)
+        if not flag and not counted["ran"] and unmoved(scores, self.scores):
+            flag = "scores are exactly those of the dense model: does measure() use its argument?"
+        return replace(cell, flag=flag), self._resampled(scores)
 
     def _fits(self, tables: Mapping) -> bool:
         return {k: t.shape for k, t in tables.items()} == {k: s.table.shape for k, s in self.scores.items()}
@@ -181,7 +191,7 @@ class _Run:
         pruned = time.perf_counter()
         counts = count(model, self.entries, self.positions)
         begun = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), watched(model) as used:
             scores = scores_of(self.task.measure(model))
         seconds = (round(pruned - start, 3), round(time.perf_counter() - begun, 3))
         tables = {name: score.table for name, score in scores.items()}
@@ -191,6 +201,7 @@ class _Run:
             raise ValueError(why)
         notes = [str(note) for note in getattr(made, "notes", ())] + undefined(scores)
         counted = {"counts": vars(counts) | {"missing": list(counts.missing)}, "seconds": seconds, "notes": notes}
+        counted["ran"] = bool(used.of or used.other)  # few right or wrong answers may all stay as they were
         self.folder.save(job.method, config, job.rate, counted, tables)
         return counted, tables
 
@@ -247,6 +258,12 @@ def _restricted(found: Survey, only: Callable[[str], bool] | None) -> Survey:
     """The survey with the matrices that the task leaves out as skipped."""
     if only is None:
         return found
+    names = [r.name for r in found.fitted]
+    if names and not any(map(only, names)):
+        raise ValueError(
+            f"the task's `only` lets none of the {len(names)} matrices through ({listed(names)}): it is given a name "
+            "and says whether that matrix may be touched"
+        )
     out = {"skipped": True, "fit": None, "plain": None, "spectrum": None, "plain_spectrum": None}
     readings = (
         r if r.skipped or only(r.name) else replace(r, **out, note="left out by the task") for r in found.readings
