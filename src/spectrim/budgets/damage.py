@@ -134,8 +134,8 @@ def signal(t: Target) -> float:
 
     With u = sigma sqrt(n), l_i = u strength(s_i / u, gamma), at least that of the transition, u gamma^(1/4), below
     which no signal can be seen; where there is no spike, that alone, so that the first spike to appear changes
-    nothing. Where
-    the estimator saw no noise, the values themselves count: s_i for l_i, and the edge where nothing stands above it.
+    nothing. Where the estimator saw no noise, the values themselves count: s_i for l_i, and the edge where nothing
+    stands above it.
     """
     spikes = t.spectrum.s[t.spectrum.s > t.fit.edge]
     if not t.fit.sigma:
