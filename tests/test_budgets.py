@@ -594,6 +594,19 @@ def test_where_nothing_fits_it_is_plain_magnitude_and_says_so(name):
     assert all("misfit 0.500" in why for why in found.reasons.values())
 
 
+def test_what_does_not_fit_takes_the_usual_share_of_its_norm():
+    """The geometric mean of edge / Frobenius norm over the two that fit, by hand; its own scale cancels."""
+    state, fits = gated_model()
+    whole = {name: float(W.double().norm()) for name, W in state.items()}
+    usual = math.sqrt(10.0 / whole["mlp.0"] * 30.0 / whole["mlp.2"])
+    norms = {"mlp.0": 10.0, "mlp.1": usual * whole["mlp.1"], "mlp.2": 30.0}
+    scores = {name: W.double().abs().numpy() / norms[name] for name, W in state.items()}
+    budget = budgets.LeastDamage(norm="edge")
+    assert budget(surveyed(state, fits), 0.4).counts == one_sort(scores, round(0.4 * 1800))
+    louder = state | {"mlp.1": 8 * state["mlp.1"]}
+    assert budget(surveyed(louder, fits), 0.4).counts == budget(surveyed(state, fits), 0.4).counts
+
+
 def test_norms_that_need_no_law_have_no_gate():
     state, fits = gated_model()
     for norm in ("frobenius", "spectral", "mean square"):
