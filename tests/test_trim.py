@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -409,7 +410,10 @@ def slow_trim(tmp_path_factory) -> tuple[Path, Path, float]:
 
 def start(folder: Path, source: Path, chosen: Path) -> subprocess.Popen:
     arguments = command("trim", source, "--plan", chosen, "-o", folder / "out")
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A suite that runs in the background of a shell ignores Ctrl-C, and so would its children.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(arguments, env=ONE_THREAD, preexec_fn=heard, **pipes)
 
 
 def begun(folder: Path, process: subprocess.Popen) -> float:
