@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -410,10 +409,9 @@ def slow_trim(tmp_path_factory) -> tuple[Path, Path, float]:
 
 def start(folder: Path, source: Path, chosen: Path) -> subprocess.Popen:
     arguments = command("trim", source, "--plan", chosen, "-o", folder / "out")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # A suite that runs in the background of a shell ignores Ctrl-C, and so would its children.
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(arguments, env=ONE_THREAD, preexec_fn=heard, **pipes)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; the child would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
 
 
 def begun(folder: Path, process: subprocess.Popen) -> float:
