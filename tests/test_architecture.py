@@ -62,7 +62,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "decay": set(),
     "onecycle": {"decay", "edges", "linalg", "metrics", "reading", "sites", "spectrum", "steps", "survey"},
-    "cycles": {"handover", "linalg", "modules", "onecycle", "pruner", "sites", "survey", "trim"},
+    "cycles": {"handover", "linalg", "modules", "onecycle", "sites", "survey", "trim"},
     "audit": {"plan"},
     "sweep": {"budgets", "checkpoint", "plan", "sites", "survey", "trim"},
     # surfaces: the report sees records only, the demo and the command line use what a user has

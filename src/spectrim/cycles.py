@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from .handover import parameters_of
 from .linalg import one_thread
-from .modules import of_module
+from .modules import of_module, prunable
 from .onecycle import STEPS, Classical, Treated, treat
-from .pruner import COMPILED
-from .sites import Site, listed
+from .sites import Site, check_only, listed
 from .survey import Progress
 from .trim import Change
 
@@ -117,8 +116,7 @@ def classical(
         raise TypeError(f"settings are a Classical, not {type(settings).__name__}")
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"cycles work on a live module as it was built, not on a {type(model).__name__}")
-    if not (only is None or callable(only)):
-        raise TypeError(f"only is a function of a matrix's name, such as lambda name: name != 'head', not {only!r}")
+    check_only(only)
     cycles, first = CYCLES if cycles is None else operator.index(cycles), operator.index(first)
     if cycles < 0 or first < 1:
         raise ValueError(f"cycles is a count and they are numbered from 1, got cycles={cycles}, first={first}")
@@ -174,24 +172,11 @@ def _sites(
     model: nn.Module, settings: Classical, only: Callable[[str], bool] | None
 ) -> tuple[list[Site], dict[str, str]]:
     """The matrices that may be pruned, and by name those that may not, each with the reason; ValueError if none may."""
-    if hasattr(model, COMPILED):
-        raise ValueError("the model is compiled: prune the module that it was made of, and compile it afterwards")
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        raise ValueError("the model is wrapped for several processes or devices: prune its .module")
-    if any(hasattr(p, "placements") for p in model.parameters()):
-        raise ValueError("the model is sharded over several processes (DTensor): prune it before it is sharded")
-    inventory = of_module(model, settings.fused)
-    kept = {s.name: s.reason for s in inventory.skipped if len(s.shape) > 1 and s.kind != "embedding"}
-    chosen = [site for site in inventory.sites if only is None or only(site.name)]
+    chosen, kept = prunable(model, settings.fused, only)
     kept |= {s.name: "a pair of layers: its product takes no zeros" for s in chosen if s.pair_rank is not None}
     sites = [site for site in chosen if site.pair_rank is None]
     if not sites:
-        why = "it has no linear or convolutional layer"
-        if inventory.sites:
-            why = "its layers are pairs already" if chosen else "only= lets none of them through"
-        elif kept:
-            why = "; ".join(f"{name}: {reason}" for name, reason in list(kept.items())[:2])
-        raise ValueError(f"{type(model).__name__} has no matrix that could be pruned: {why}")
+        raise ValueError(f"{type(model).__name__} has no matrix that could be pruned: its layers are pairs already")
     half = [site.name for site in sites if site.get().element_size() < 4]
     if settings.rounded and half:
         raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .held import Held, live, pieces, whole
-from .sites import listed
+from .sites import check_only, listed
 
 SCHEMA = "spectrim.frozen/1"
 
@@ -70,8 +70,7 @@ class Frozen:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"frozen_zeros takes a live module, not a {type(model).__name__}")
-        if not (only is None or callable(only)):
-            raise TypeError(f"only is a function of a matrix's name, such as lambda name: name != 'head', not {only!r}")
+        check_only(only)
         self.model, self.only, self.all_zero = model, only, all_zero
         self.zeros: dict[str, int] = {}
         self.left: dict[str, str] = {}

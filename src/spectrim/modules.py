@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +15,7 @@ from .sites import (
     Inventory,
     Layer,
     Part,
+    Site,
     Skipped,
     gate_parts,
     row_parts,
@@ -272,3 +273,30 @@ def _store(model: nn.Module, name: str, owner: str, tensors: dict[str, Tensor], 
             place = _tensor(model, owner, key)
             if value.data_ptr() != place.data_ptr():  # what stays where it is was handed on from there
                 place.copy_(value)
+
+
+def prunable(
+    model: nn.Module, fused: str = "split", only: Callable[[str], bool] | None = None
+) -> tuple[list[Site], dict[str, str]]:
+    """Return the matrices of a live model that may be pruned, and what is not read as one, by name, with the reason.
+
+    ValueError where there is none, and for a model that is compiled, wrapped for several processes, or sharded.
+    """
+    if hasattr(model, "_orig_mod"):  # where torch.compile keeps the model that it was given
+        raise ValueError("the model is compiled: prune the module that it was made of, and compile it afterwards")
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        raise ValueError("the model is wrapped for several processes or devices: prune its .module, and wrap it anew")
+    if any(hasattr(p, "placements") for p in model.parameters()):
+        raise ValueError("the model is sharded over several processes (DTensor): prune it before it is sharded")
+    found = of_module(model, fused)
+    # Vectors and embeddings are no matrices; what would be one, and is not read as one, is told with its reason.
+    skipped = {s.name: s.reason for s in found.skipped if len(s.shape) > 1 and s.kind != "embedding"}
+    chosen = [site for site in found.sites if only is None or only(site.name)]
+    if not chosen:
+        why = "it has no linear or convolutional layer"
+        if found.sites:
+            why = "only= lets none of them through"
+        elif skipped:
+            why = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:2])
+        raise ValueError(f"{type(model).__name__} has no matrix that could be pruned: {why}")
+    return chosen, skipped

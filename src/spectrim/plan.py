@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .budgets import Allotment, Budget, GlobalMagnitude, Target, candidates, evened
-from .budgets.allotment import lifted, unfit
+from .budgets.allotment import asked, lifted, unfit
 from .budgets.ranks import Candidate, allocate
 from .entries import Basis, Entry, Plan, Subject
 from .steps import smallest_to_zero
@@ -215,15 +215,15 @@ def _zeros(found: Survey, share: float, budget: Budget, basis: Basis) -> tuple[l
     found = evened(found) if basis == "equalised" else found
     targets = {t.name: t for t in candidates(found)}
     there = {name: int((t.stored()[0] == 0).sum()) for name, t in targets.items()}
-    total = sum(t.entries for t in targets.values())
-    if (held := sum(there.values())) > round(share * total):
+    total, wanted = sum(t.entries for t in targets.values()), asked(tuple(targets.values()), share)
+    if (held := sum(there.values())) > wanted:
         enough = math.ceil(held / total * 1e4) / 1e4
         raise ValueError(
             f"{found.model} holds {held} zeros already, {held / total:.2%} of the entries that can be zero, and "
-            f"zeros={share:g} asks for {round(share * total)} in all: ask for zeros={enough:g} or more"
+            f"zeros={share:g} asks for {wanted} in all: ask for zeros={enough:g} or more"
         )
     allotment = budget(found, share)
-    given = _checked(allotment, targets, share, budget)
+    given = _checked(allotment, targets, wanted, budget)
     counts = lifted(given, there)
     entries = []
     for r in found.matrices:
@@ -258,7 +258,7 @@ def _zero_entry(t: Target, count: int, budget: str, why: str) -> Entry:
     )
 
 
-def _checked(allotment: Allotment, targets: dict[str, Target], share: float, budget: Budget) -> dict[str, int]:
+def _checked(allotment: Allotment, targets: dict[str, Target], wanted: int, budget: Budget) -> dict[str, int]:
     """The counts of a budget, which may be a user's own, as they will be carried out; ValueError where they cannot."""
     if not isinstance(allotment, Allotment):
         raise TypeError(f"a budget returns an Allotment, and {_name(budget)} a {type(allotment).__name__}")
@@ -272,7 +272,6 @@ def _checked(allotment: Allotment, targets: dict[str, Target], share: float, bud
             raise TypeError(f"{_name(budget)} gives {name} {count!r} zeros, which is no count") from None
         if not 0 <= counts[name] <= targets[name].entries:
             raise ValueError(f"{_name(budget)} gives {name} {count} zeros, and it has {targets[name].entries} entries")
-    wanted = round(share * sum(t.entries for t in targets.values()))
     if (given := sum(counts.values())) != wanted:
         raise ValueError(f"{_name(budget)} gives {given} zeros, and {wanted} were asked for: the total must be exact")
     return counts

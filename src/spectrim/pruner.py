@@ -20,16 +20,15 @@ from . import factored
 from .edges import Bema
 from .handover import Handover, Optimizers, as_tuple, check_trained, parameters_of
 from .linalg import one_thread
-from .modules import of_module
+from .modules import of_module, prunable
 from .rule import Cut, Left, Rule
 from .schedules import Schedule, value
-from .sites import Layer, Site, listed
+from .sites import Layer, Site, check_only, listed
 from .spectrum import SMALLEST
 from .survey import Edge, Progress, Reading
 from .trim import Change, save
 from .verdict import GATE
 
-COMPILED = "_orig_mod"  # where torch.compile keeps the model that it was given
 # Where every matrix has a shorter side below this, decompositions take one thread: a second gains little, and the pools
 # of torch, numpy and scipy wait for one another in busy loops.
 SMALL = 512
@@ -113,8 +112,7 @@ class Pruner:
             raise ValueError("with split=False and rebuild=False there is nothing that may be done")
         if isinstance(edge, type) or not (edge is None or callable(edge)):
             raise TypeError(f"edge is an estimator such as Bema(), a function of a Spectrum, not {edge!r}")
-        if not (only is None or callable(only)):
-            raise TypeError(f"only is a function of a matrix's name, such as lambda name: name != 'head', not {only!r}")
+        check_only(only)
         value(keep, every - 1)
         self.model, self.optimizers, self.keep, self.every = model, as_tuple(optimizer), keep, every
         self.rule = Rule(Bema() if edge is None else edge, gate, split, rebuild, equalize, floor)
@@ -233,25 +231,7 @@ class Pruner:
 
     def _sites(self) -> list[Site]:
         """The matrices that may be cut, every one of them known to an optimiser; ValueError if there is none."""
-        if hasattr(self.model, COMPILED):
-            raise ValueError("the model is compiled: prune the module that it was made of, and compile it afterwards")
-        if isinstance(self.model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            raise ValueError(
-                "the model is wrapped for several processes or devices: prune its .module, and wrap it anew"
-            )
-        if any(hasattr(p, "placements") for p in self.model.parameters()):
-            raise ValueError("the model is sharded over several processes (DTensor): prune it before it is sharded")
-        found = of_module(self.model, self.fused)
-        # Vectors and embeddings are no matrices; what would be one, and is not read as one, is told with its reason.
-        self._skipped = {s.name: s.reason for s in found.skipped if len(s.shape) > 1 and s.kind != "embedding"}
-        chosen = [site for site in found.sites if self.only is None or self.only(site.name)]
-        if not chosen:
-            why = "it has no linear or convolutional layer"
-            if found.sites:
-                why = "only= lets none of them through"
-            elif self._skipped:
-                why = "; ".join(f"{name}: {reason}" for name, reason in list(self._skipped.items())[:2])
-            raise ValueError(f"{type(self.model).__name__} has no matrix that could be pruned: {why}")
+        chosen, self._skipped = prunable(self.model, self.fused, self.only)
         if self.optimizers:
             layers = {site.layer.name: site.layer for site in chosen}
             check_trained(

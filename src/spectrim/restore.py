@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .budgets.thresholds import magnitudes, threshold_counts
 from .held import Held, bare, live, pieces
 from .modules import of_module
-from .sites import Site, listed
+from .sites import Site, check_only, listed
 from .steps import smallest_to_zero
 from .trim import Change
 
@@ -293,8 +293,7 @@ class Restore:
             t.site.put(torch.where(t.reservoir, of(t), t.site.get()))
 
     def _chosen(self, only: Callable[[str], bool] | None, counts: Mapping[str, int] | None) -> dict[str, Site]:
-        if not (only is None or callable(only)):
-            raise TypeError(f"only is a function of a matrix's name, such as lambda name: name != 'head', not {only!r}")
+        check_only(only)
         sites = {site.name: site for site in of_module(self.model).sites if site.pair_rank is None}
         if counts is not None:
             if unknown := [name for name in counts if name not in sites]:

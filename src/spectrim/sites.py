@@ -316,3 +316,9 @@ def skipped_vector(name: str, shape: tuple[int, ...]) -> Skipped:
 def skipped_embedding(name: str, shape: tuple[int, ...]) -> Skipped:
     """Return the record of an embedding table."""
     return Skipped(name, "embedding", shape, "an embedding is a table of rows, not a map with a noise bulk")
+
+
+def check_only(only: Callable[[str], bool] | None) -> None:
+    """Return nothing; TypeError where what is to choose matrices by their names is no function."""
+    if not (only is None or callable(only)):
+        raise TypeError(f"only is a function of a matrix's name, such as lambda name: name != 'head', not {only!r}")
