@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .handover import parameters_of
-from .linalg import one_thread
+from .linalg import shared_out
 from .modules import of_module, prunable
 from .onecycle import STEPS, Classical, Treated, treat
 from .sites import Site, check_only, listed
@@ -200,18 +197,7 @@ def _worked_on(
     if workers < 2:
         yield from ((site, work(site)) for site in stream)
         return
-    waiting: deque[tuple[Site, Future]] = deque()
-    with ExitStack() as held:
-        held.enter_context(one_thread())
-        pool = held.enter_context(ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)))
-        held.callback(lambda: pool.shutdown(wait=True, cancel_futures=True))
-        for site in stream:
-            waiting.append((site, pool.submit(work, site)))
-            if len(waiting) > workers:
-                first, done = waiting.popleft()
-                yield first, done.result()
-        for site, done in waiting:
-            yield site, done.result()
+    yield from shared_out(stream, lambda site: partial(work, site), workers)
 
 
 def _treated(model: nn.Module, settings: Classical, i: int, site: Site) -> Treated | str:

@@ -6,11 +6,13 @@ run in float64; a Gram matrix is built from blocks of columns, so no float64 cop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from scipy.linalg import svd as dense_svd
 from threadpoolctl import threadpool_limits
 
 Matrix: TypeAlias = "torch.Tensor | NDArray[np.floating]"
+T, R = TypeVar("T"), TypeVar("R")
 
 BLOCK = 1 << 20  # entries of a float64 block, 8 MiB: long enough for the matrix product, small beside W
 STRIPES = 4  # of the Gram matrix; only blocks on and under the diagonal are formed, 5/8 of the work
@@ -268,6 +271,25 @@ def one_thread() -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
+
+
+def shared_out(items: Iterable[T], begin: Callable[[T], Callable[[], R]], workers: int) -> Iterator[tuple[T, R]]:
+    """Yields each item with its result, in order, with so many of them worked on at a time, one thread each.
+
+    `begin` is called here, by one thread, and returns what a worker does; never more than a few items are begun.
+    """
+    waiting: deque[tuple[T, Future]] = deque()
+    with ExitStack() as held:
+        held.enter_context(one_thread())
+        pool = held.enter_context(ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)))
+        held.callback(lambda: pool.shutdown(wait=True, cancel_futures=True))
+        for item in items:
+            waiting.append((item, pool.submit(begin(item))))
+            if len(waiting) > workers:
+                first, done = waiting.popleft()
+                yield first, done.result()
+        for item, done in waiting:
+            yield item, done.result()
 
 
 def top_vectors(gram: torch.Tensor, k: int, notes: list[str] | None) -> torch.Tensor:

@@ -7,12 +7,9 @@ import json
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +20,7 @@ from torch import Tensor, nn
 from .checkpoint import Checkpoint, of_state, open_checkpoint, write_whole
 from .edges import Bema
 from .haar import departures, structured
-from .linalg import one_thread, svd, without_zero_lines
+from .linalg import shared_out, svd, without_zero_lines
 from .metrics import bulk_share
 from .modules import of_module
 from .names import of_checkpoint
@@ -334,19 +331,10 @@ def _read_all(sites: tuple[Site, ...], how: _How, progress: Progress) -> list[Re
     position = {id(site): i for i, site in enumerate(sites)}
     stream = iter(progress([sites[i] for i in (*small, *large)]))
     readings: dict[int, Reading] = {}
-    waiting: deque[tuple[int, Future]] = deque()
-    with ExitStack() as held:
-        pool = None
-        if small:
-            held.enter_context(one_thread())
-            pool = held.enter_context(ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)))
-            held.callback(lambda: pool.shutdown(wait=True, cancel_futures=True))
-        for site in islice(stream, len(small)):
-            waiting.append((position[id(site)], pool.submit(_read, site, _fetched(site), how)))
-            if len(waiting) > workers:
-                i, first = waiting.popleft()
-                readings[i] = first.result()
-        readings |= {i: future.result() for i, future in waiting}
+    if small:
+        first = islice(stream, len(small))
+        for site, reading in shared_out(first, lambda site: partial(_read, site, _fetched(site), how), workers):
+            readings[position[id(site)]] = reading
     for site in stream:
         readings[position[id(site)]] = _read(site, _fetched(site), how)
     return [readings[i] for i in range(len(sites))]
