@@ -607,6 +607,19 @@ def test_what_does_not_fit_takes_the_usual_share_of_its_norm():
     assert budget(surveyed(louder, fits), 0.4).counts == budget(surveyed(state, fits), 0.4).counts
 
 
+def test_the_usual_share_is_the_geometric_mean():
+    """Of shares a hundred times apart, where another mean would be another one."""
+    state, fits = gated_model()
+    fits = fits | {"mlp.0": fit(1.0), "mlp.2": fit(100.0)}
+    whole = {name: float(W.double().norm()) for name, W in state.items()}
+    shares = [1.0 / whole["mlp.0"], 100.0 / whole["mlp.2"]]
+    for usual, same in ((math.sqrt(shares[0] * shares[1]), True), (sum(shares) / 2, False)):
+        norms = {"mlp.0": 1.0, "mlp.1": usual * whole["mlp.1"], "mlp.2": 100.0}
+        scores = {name: W.double().abs().numpy() / norms[name] for name, W in state.items()}
+        found = budgets.LeastDamage(norm="edge")(surveyed(state, fits), 0.6)
+        assert (found.counts == one_sort(scores, round(0.6 * 1800))) is same
+
+
 def test_norms_that_need_no_law_have_no_gate():
     state, fits = gated_model()
     for norm in ("frobenius", "spectral", "mean square"):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from spectrim import onecycle
 from spectrim.cycles import classical
-from spectrim.decay import Decay
+from spectrim.decay import Decay, NoClosedForm, decayed
 from spectrim.edges import Bema
 from spectrim.linalg import svd
 from spectrim.modules import of_module
@@ -303,6 +303,26 @@ def test_only_the_matrices_change_unless_all_parameters_decay():
                 assert changed is everything, name
                 assert (p.abs() <= before[name].abs()).all()
         assert model(torch.randn(2, 3, 8, 8)).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_bias_whose_lasso_has_no_closed_form_takes_the_steps(dtype):
+    """Three judged layers with biases of a few shifts: there the cycle in one pass and the loop are the same."""
+    settings = onecycle.replace(Classical.as_executed(), decay=Decay(steps=30, lr=1e-6, lasso=0.1))
+    small = ("head", "blocks.0.mlp.fc1", "blocks.1.attn.proj")
+    models, made = (vit(14, dtype), vit(14, dtype)), []
+    for model, how in zip(models, (settings, onecycle.replace(settings, rounded=False, loop=True)), strict=True):
+        for name in small:
+            bias = model.get_submodule(name).bias.data
+            bias.copy_(torch.linspace(1, 4, len(bias)) * 2e-5)
+        made.extend(classical(model, how, cycles=1))
+    passed, stepped = ({name: p.detach() for name, p in model.named_parameters()} for model in models)
+    s = settings.strength_of(1, made[0].misfits["head"])
+    with pytest.raises(NoClosedForm):
+        decayed(vit(14, dtype).head.bias.detach().new_tensor(np.linspace(1, 4, 20) * 2e-5), settings.decay, s)
+    for name in small:
+        assert torch.equal(passed[f"{name}.bias"], stepped[f"{name}.bias"]) and stepped[f"{name}.bias"].any()
+    assert made[0].zeros == made[1].zeros
 
 
 def test_what_only_refuses_is_not_touched_at_all():

@@ -342,7 +342,7 @@ def test_a_budget_and_a_basis_are_asked_for_where_they_mean_something():
     with pytest.raises(ValueError, match="a budget shares out zeros"):
         plan(found, params=0.5, budget=budgets.Lamp())
     for target in ({"params": 0.5}, {"zeros": 0.5}):
-        with pytest.raises(ValueError, match="basis is one of plain, equalised, not 'even'"):
+        with pytest.raises(ValueError, match="basis is one of plain, equalised, moments, not 'even'"):
             plan(found, **target, basis="even")
     with pytest.raises(ValueError, match="without equalisation"):
         plan(survey(net(), equalize=False), zeros=0.5, basis="equalised")

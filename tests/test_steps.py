@@ -236,6 +236,17 @@ def test_the_thresholds_on_the_shapes_of_vision_transformers(rows, cols, theta, 
     assert (found.U[:2].T != 0).tolist() == (found.Vh[:, :2] != 0).tolist() == [[False, True], [False, True]]
 
 
+def test_an_entry_at_the_threshold_itself_goes():
+    """All figures are powers of two, so that nothing is rounded: theta is 1/2, and z / sqrt(sides) is 1/4 and 1/8."""
+    U, Vh = torch.tensor([[0.5, 0.75], [-0.5, 0.25]]).double(), torch.tensor([[-0.5, 0.75], [0.75, 0.5]]).double()
+    found = sparsify_vectors(Factors(U, torch.tensor([2.0, 1.0]).double(), Vh), 1.0, 0.5, scale=0.25, floor=1.0)
+    assert found.U.tolist() == [[0.0, 0.75], [0.0, 0.0]] and found.Vh.tolist() == [[0.0, 0.75], [0.75, 0.0]]
+    U, Vh = torch.full((4, 1), 0.25).double(), torch.full((1, 16), -0.125).double()
+    Vh[0, 0] = 0.126
+    found = sparsify_bulk_vectors(Factors(U, torch.tensor([0.5]).double(), Vh), 1.0, z=0.5)
+    assert not found.U.any() and found.Vh.nonzero().tolist() == [[0, 0]]
+
+
 def test_no_target_leaves_the_matrix_as_it_is():
     W, edge = with_spikes((40, 60))
     torch.testing.assert_close(sparsify_vectors(W, edge, 0.0).dense(), W, atol=1e-10, rtol=0)

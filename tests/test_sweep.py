@@ -1,5 +1,6 @@
 """Sweeps: errors against formulas and slow twins, counts against torch's own, failures recorded, stops survived."""
 
+import copy
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,14 +25,18 @@ from spectrim.cli import app
 from spectrim.survey import inventory, survey
 from spectrim.sweep import (
     CONTROLS,
+    Cell,
+    Figure,
     Random,
     Ranks,
     Score,
+    ScoreInfo,
     Stopped,
     Sweep,
     Zeros,
     count,
     defaults,
+    errors_among,
     known,
     mean,
     named,
@@ -41,6 +47,7 @@ from spectrim.sweep import (
     sweep,
     watched,
 )
+from spectrim.sweep.resampling import Drawn
 from sweep_toy import Toy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -131,6 +138,18 @@ def test_a_difference_in_the_last_digits_is_none():
     found = [resample(Score(table, mean), "score", 0, 200)["all"] for table in (x * (1 + 1e-15), x)]
     gain = found[0].gain(found[1])
     assert (gain.low, gain.high, gain.clear) == (0.0, 0.0, 0) and abs(gain.value) < 1e-15
+
+
+def test_an_error_is_made_of_one_half_of_the_draws_and_of_no_less():
+    def lacking(share: float) -> Drawn:
+        draws = np.random.default_rng(5).normal(size=100)
+        draws[: round(100 * share)] = math.nan
+        return Drawn(0.0, draws)
+
+    whole, half, less = map(lacking, (0.0, 0.5, 0.51))
+    assert half.error == pytest.approx(half.draws[50:].std(ddof=1)) and math.isnan(less.error)
+    assert math.isfinite(whole.gain(half).error) and math.isnan(whole.gain(less).error)
+    assert whole.gain(less).value == 0 and whole.gain(less).clear == 0
 
 
 def test_the_draws_know_the_score_and_the_seed_and_nothing_of_the_model():
@@ -360,6 +379,72 @@ def test_multiply_adds_are_those_of_the_items_that_a_task_tells_of():
     assert sweep(task, {}, (0.5,), bootstrap=2).items == 600
 
 
+def test_any_two_cells_are_held_against_one_another_in_pairs(found, toy, tmp_path):
+    """Against the items themselves, drawn again here; and where the record has a gain, it is that one."""
+    lamp, ranks = found.cell("lamp", 0.7), found.cell("ranks", 0.4)
+    tables = []
+    for method, rate in ((Zeros(budgets.Lamp()), 0.7), (Ranks(), 0.4)):
+        model = copy.deepcopy(toy.model)
+        method(model, survey(toy.model), rate, torch.Generator())
+        with torch.no_grad():
+            tables.append(toy.measure(model)["accuracy"].table[:, 0])
+    assert tables[0].mean() == lamp.scores["accuracy"]["all"].value
+    for half, i, items in (("all", 0, slice(None)), ("report", 2, slice(1, None, 2))):
+        a, b = (table[items] for table in tables)
+        generator = np.random.default_rng([0, zlib.crc32(b"accuracy"), 300, i])
+        drawn = [generator.integers(0, len(a), len(a)) for _ in range(200)]
+        apart = [(a - b)[picked].mean() for picked in drawn]
+        gain = found.gain(lamp, ranks, "accuracy", half)
+        assert gain.value == pytest.approx((a - b).mean(), abs=1e-12)
+        assert (gain.low, gain.high) == pytest.approx(tuple(np.quantile(apart, (0.025, 0.975))), abs=1e-12)
+        back = found.gain(ranks, lamp, "accuracy", half)
+        assert (back.value, back.low, back.high) == pytest.approx((-gain.value, -gain.high, -gain.low), abs=1e-12)
+    worse = found.gain(lamp, ranks, "error")  # of which less is better: the same, up to the other draws of its name
+    assert worse.value == pytest.approx(found.gain(lamp, ranks).value, abs=1e-12)
+    for cell in (lamp, ranks):
+        for half in ("all", "choose", "report"):
+            kept = cell.scores["pairs"][half].gains
+            assert kept["dense"] == found.gain(cell, found.dense, "pairs", half)
+            assert kept["random"] == found.gain(cell, found.cell("random", cell.rate), "pairs", half)
+    assert found.gain(lamp, lamp).error == 0 == found.gain(lamp, lamp).clear
+    for call, complaint in (
+        (lambda: found.gain(lamp, found.cell("broken", 0.7)), "broken 70% has no accuracy: ZeroDivisionError"),
+        (lambda: found.gain(lamp, replace(lamp)), "lamp 70% is no cell of this sweep: take .dense"),
+        (lambda: found.gain("lamp", "ranks"), "'lamp' is no cell"),
+        (lambda: found.gain(lamp, ranks, "loss"), "'loss' on 'all': scores are accuracy"),
+        (lambda: found.gain(lamp, ranks, half="both"), "halves all, choose, report"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            call()
+
+
+def test_the_draws_stay_out_of_the_file_and_come_back_from_the_folder(tmp_path):
+    first = sweep(Toy(), {"ranks": Ranks()}, (0.5,), bootstrap=100, work=tmp_path / "work")
+    text = first.to_json(tmp_path / "sweep.json")
+    assert "draws" not in json.loads(text) and len(text) < 40_000
+    read = Sweep.from_json(tmp_path / "sweep.json")
+    assert read.to_json() == text and not read.draws and replace(first, draws={}) == first
+    with pytest.raises(ValueError, match=r"read from a file has no draws.*work folder"):
+        read.gain(read.cell("ranks", 0.5), read.dense)
+    again = sweep(Toy(), {"ranks": Ranks()}, (0.5,), bootstrap=100, work=tmp_path / "work")
+    gains = [s.gain(s.cell("ranks", 0.5), s.cell("random", 0.5), "cosine") for s in (first, again)]
+    assert gains[0] == gains[1] and gains[0].error > 0
+
+
+def test_the_best_of_many_at_chance_is_above_it_more_often_than_one(found):
+    """2,000 sweeps of k methods that know nothing: standard normals in errors; a share known to one in a hundred."""
+    normals = np.random.default_rng(6).normal(size=(2000, 8))
+    for k, rate in ((1, 0.023), (8, 0.168)):
+        assert (normals[:, :k].max(1) > errors_among(1)).mean() == pytest.approx(rate, abs=0.03)
+        assert (normals[:, :k].max(1) > errors_among(k)).mean() == pytest.approx(0.023, abs=0.015)
+    info = {"accuracy": ScoreInfo("higher", 0.2, 300)}
+    for away, plain in ((1.9, False), (2.1, True), (2.9, True)):
+        figures = {"accuracy": {half: Figure(0.2 + 0.01 * away, 0.01) for half in ("all", "choose", "report")}}
+        one = replace(found, cells=(Cell("lamp", 0.4, scores=figures),), scores=info)
+        assert one.counts_at(0.4) is plain  # the rule is that of one method
+        assert one.counts_at(0.4, errors=errors_among(8)) is (away > 2.76)
+
+
 def test_a_sweep_comes_back_from_its_file(found, tmp_path):
     text = found.to_json(tmp_path / "sweep.json")
     again = Sweep.from_json(tmp_path / "sweep.json")
@@ -370,6 +455,17 @@ def test_a_sweep_comes_back_from_its_file(found, tmp_path):
     (tmp_path / "other.json").write_text('{"schema": "spectrim.plan/1"}')
     with pytest.raises(ValueError, match="is not a sweep"):
         Sweep.from_json(tmp_path / "other.json")
+    for wrong, complaint in (
+        (b"[]", "found 'list'"),
+        (b"{}", "found None"),
+        (b"{", "valid JSON"),
+        (b"\xff\xfe", "valid"),
+    ):
+        (tmp_path / "wrong.json").write_bytes(wrong)
+        with pytest.raises(ValueError, match=complaint):
+            Sweep.from_json(tmp_path / "wrong.json")
+    (tmp_path / "marked.json").write_text(text, encoding="utf-8-sig")  # as some editors save it
+    assert Sweep.from_json(tmp_path / "marked.json").to_json() == text
     del raw["cells"][0]["rate"]
     (tmp_path / "cut.json").write_text(json.dumps(raw))
     with pytest.raises(ValueError, match="lacks a part"):

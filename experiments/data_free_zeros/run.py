@@ -45,15 +45,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from experiments import jobs
 from experiments.jobs import Job
 from torch import nn
 
 from spectrim import budgets
-from spectrim.sweep import Score, Zeros, mean, resample, sweep
-from spectrim.sweep.keeping import label
+from spectrim.sweep import Score, Zeros, mean, sweep
 
 RULE = "least damage"
 CURVES = {
@@ -97,34 +95,12 @@ def measured(
     methods = {way: methods[way] for way in ways or methods}
     task = toy() if name == "toy" else made(name, given)
     found = sweep(task, methods, rates or usual, bootstrap=DRAWS, work=work / f"{name}-cells")
-    draws = {}
-    for file in sorted((work / f"{name}-cells").glob("*.json")):
-        told = json.loads(file.read_text())
-        with np.load(file.with_suffix(".npz")) as tables:
-            draws[told["of"]["method"], told["of"]["rate"]] = [tables[f"t{i}"] for i in range(len(told["scores"]))]
-    shown = {cell.method: cell.config for cell in found}
-    assert shown[RULE] == label(methods[RULE])
-    with torch.no_grad():
-        dense = task.measure(task.model)
-    gains: dict[str, Any] = {}
-    for i, (score, first) in enumerate(dense.items()):
-        drawn = {
-            (method, rate): resample(replace(first, table=draws[config, rate][i]), score, 0, DRAWS)
-            for method, config in shown.items()
-            for rate in found.rates
-            if (config, rate) in draws
-        }
-        gains[score] = {
-            method: {
-                str(rate): {
-                    half: vars(drawn[RULE, rate][half].gain(drawn[method, rate][half])) for half in ("all", "report")
-                }
-                for rate in found.rates
-                if (method, rate) in drawn and (RULE, rate) in drawn
-            }
-            for method in shown
-            if method != RULE
-        }
+    gains: dict[str, Any] = {score: {way: {} for way in found.methods if way != RULE} for score in found.scores}
+    for cell in found:
+        rule = found.cell(RULE, cell.rate)
+        for score in found.scores if cell is not rule and not (cell.failed or rule.failed) else ():
+            halves = {half: vars(found.gain(rule, cell, score, half)) for half in ("all", "report")}
+            gains[score][cell.method][str(cell.rate)] = halves
     return {"sweep": slim(json.loads(found.to_json())), "gains": gains}
 
 

@@ -346,6 +346,24 @@ def write_whole(path: str | os.PathLike, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
+def read_record(path: str | os.PathLike, kind: str, schema: str) -> dict:
+    """Return the JSON object in a file that says of itself that it has this schema. ValueError where it is none.
+
+    Args:
+        path: of the file.
+        kind: what such a file is called in a message: "plan".
+        schema: what it has to say: "spectrim.plan/1".
+    """
+    try:
+        raw = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except ValueError as error:  # also what is no text
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    told = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
+    if not isinstance(raw, dict) or told != schema:
+        raise ValueError(f"{path} is not a {kind} of schema {schema!r} (found {told!r})")
+    return raw
+
+
 def write_index(folder: Path, shards: Mapping[str, list[str]], nbytes: int) -> None:
     """Write the index that tells in which file each tensor is, where there is more than one file."""
     if len(shards) > 1:

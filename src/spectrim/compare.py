@@ -17,7 +17,7 @@ from . import scores
 from .checkpoint import write_whole
 from .edges import Bema, from_repr
 from .spectrum import NoiseFit, Spectrum
-from .survey import Edge, Reading, Survey, inventory
+from .survey import Edge, Reading, Survey, figures_of, inventory
 from .verdict import NOISE, PANEL, Verdict, judge
 
 SCHEMA = "spectrim.edges/1"
@@ -38,9 +38,8 @@ class Row:
 
     def to_dict(self) -> dict:
         """Return the reading as the survey file holds it, with `estimators` and `verdict` beside its figures."""
-        none = dict.fromkeys(("sigma", "edge", "spikes", "misfit", "edge_interval", "method"))
         told = {name: figures(fit) for name, fit in self.fits.items()}
-        told |= {name: {**none, "refused": reason} for name, reason in self.refused.items()}
+        told |= {name: figures(None) | {"refused": reason} for name, reason in self.refused.items()}
         low = {} if self.reading.structured is None else {"low": self.reading.low}
         return self.reading.to_dict() | {"estimators": told, "verdict": self.verdict and self.verdict.to_dict(), **low}
 
@@ -253,11 +252,10 @@ def furthest(fits: Mapping[str, NoiseFit]) -> str | None:
     return name if away[name] > 0.01 else None
 
 
-def figures(fit: NoiseFit) -> dict:
-    """Return the figures of one estimator as they stand in the file."""
-    interval = list(fit.edge_interval) if fit.edge_interval else None
-    told = {key: getattr(fit, key) for key in ("sigma", "edge", "spikes", "misfit")}
-    return told | {"edge_interval": interval, "method": fit.method}
+def figures(fit: NoiseFit | None) -> dict:
+    """Return the figures of one estimator as they stand in the file, all None where it refused."""
+    interval = list(fit.edge_interval) if fit and fit.edge_interval else None
+    return figures_of(fit) | {"edge_interval": interval, "method": fit.method if fit else None}
 
 
 def sentence(comparison: Comparison) -> str:

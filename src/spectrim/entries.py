@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
-from .checkpoint import write_whole
+from .checkpoint import read_record, write_whole
 from .steps import kept_positions
 from .verdict import GATE
 
 SCHEMA = "spectrim.plan/1"
-Basis = Literal["plain", "equalised"]
+Basis = Literal["plain", "equalised", "moments"]
+Step = Literal["magnitude", "wanda", "obs", "alternate"]  # how zeros are chosen, and what makes up for them
 
 
 class _Record(BaseModel):
@@ -49,6 +49,8 @@ class Entry(_Record):
     macs_before: int = Field(ge=0)
     macs_after: int = Field(ge=0)
     damage: float | None = Field(default=None, ge=0)
+    step: Step = "magnitude"
+    output_error: float | None = Field(default=None, ge=0)
     spikes: int | None = None
     spikes_cut: int = 0
     fingerprint: str
@@ -62,9 +64,10 @@ class Entry(_Record):
 
     @property
     def decision(self) -> str:
-        """Action, rank, zeros and basis in one line."""
+        """Action, rank, zeros, step and basis in one line."""
         also = f" also={','.join(map(str, self.also))}" if self.also else ""
-        return f"{self.action} rank={self.rank}{also} zeros={self.zeros} {self.basis}"
+        step = f" {self.step}" if self.step != "magnitude" else ""
+        return f"{self.action} rank={self.rank}{also} zeros={self.zeros}{step} {self.basis}"
 
     @model_validator(mode="after")
     def _possible(self):
@@ -86,6 +89,8 @@ class Entry(_Record):
             raise ValueError(f"action {self.action!r} keeps no values by position: remove them from also")
         if (self.action == "zeros") != (self.zeros is not None):
             raise ValueError("zeros is a count with the action 'zeros', and null with every other")
+        if self.step != "magnitude" and (self.action != "zeros" or self.basis != "moments"):
+            raise ValueError(f"step {self.step!r} sets zeros in the inner product of the inputs: basis 'moments'")
         if self.zeros is not None and self.zeros > self.rows * self.cols:
             raise ValueError(f"{self.zeros} zeros do not fit into {self.rows} x {self.cols} entries")
         return self
@@ -112,6 +117,7 @@ class Entry(_Record):
             "macs_after": after,
             "spikes_cut": cut,
             "damage": None,
+            "output_error": None,
             "reason": f"edited by hand (was {self.decided or 'not decided'}: {self.reason})",
             "decided": self.decision,
         }
@@ -131,6 +137,15 @@ class Subject(_Record):
     gate: float = Field(default=GATE, ge=0, le=1)
 
 
+class MomentsUsed(_Record):
+    """Where the moments of a plan come from: their source, what it takes to make them again, and their hash."""
+
+    source: str
+    recipe: dict = {}
+    fingerprint: str
+    file: str | None = None
+
+
 class Plan(_Record):
     """One entry a matrix, the target they were chosen for, and what the model weighs before and after."""
 
@@ -139,6 +154,7 @@ class Plan(_Record):
     model: Subject
     target: dict[Literal["params", "zeros"], float]
     budget: str = ""  # who gives how many zeros, as a configuration; of ranks there is one rule only
+    moments: MomentsUsed | None = None
     entries: tuple[Entry, ...]
     notes: tuple[str, ...] = ()
 
@@ -189,13 +205,7 @@ class Plan(_Record):
     @classmethod
     def from_json(cls, path: str | os.PathLike) -> Plan:
         """Return the plan in a file. Raises ValueError with every entry that is wrong and what is wrong with it."""
-        try:
-            raw = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-        except (ValueError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from None
-        if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
-            found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
-            raise ValueError(f"{path} is not a plan of schema {SCHEMA!r} (found {found!r})")
+        raw = read_record(path, "plan", SCHEMA)
         try:
             found = cls.model_validate(raw)
         except ValidationError as error:

@@ -179,6 +179,48 @@ def leading(W: Matrix, k: int, notes: list[str] | None = None) -> Factors:
     return Factors(Vh.T, s, U.T) if turned else Factors(U, s, Vh)
 
 
+def cholesky(C: torch.Tensor, notes: list[str] | None = None) -> torch.Tensor:
+    """Returns L, lower triangular, with C = L L^T, in the dtype of C, of which the lower triangle counts.
+
+    A second moment of few positions is singular, and rounding may tip it over. Where it does, the least of 1e-12,
+    1e-10, ..., 1e-4 of the mean of the diagonal that suffices is added to the diagonal, and `notes` takes a line.
+
+    Args:
+        C: n x n, symmetric, positive definite or nearly so, float32 or float64.
+        notes: a list that takes a line for every addition.
+
+    Example:
+        >>> cholesky(torch.tensor([[4.0, 2.0], [2.0, 2.0]])).tolist()
+        [[2.0, 0.0], [1.0, 1.0]]
+
+    References:
+        G. Golub and C. Van Loan, Matrix Computations, 4th ed., section 4.2.
+    """
+    level = float(C.diagonal().mean())
+    for share in (0.0, 1e-12, 1e-10, 1e-8, 1e-6, 1e-4):
+        L, failed = torch.linalg.cholesky_ex(C + share * level * torch.eye(len(C)).to(C) if share else C)
+        if not int(failed):
+            if share and notes is not None:
+                notes.append(f"a singular second moment: {share:g} of its mean diagonal was added to the diagonal")
+            return L
+    raise ValueError(
+        "this matrix is no second moment: it has negative eigenvalues beyond rounding (1e-4 of its mean diagonal)"
+    )
+
+
+def inverse_root(C: torch.Tensor, notes: list[str] | None = None) -> torch.Tensor:
+    """Returns U, upper triangular, with U^T U = C^-1: rows j.. of it are those of the trailing block of C from j on.
+
+    Example:
+        >>> U = inverse_root(torch.diag(torch.tensor([4.0, 16.0])))
+        >>> U.tolist()
+        [[0.5, 0.0], [0.0, 0.25]]
+    """
+    # C = R R^T with R upper, by Cholesky from the last row up; the inverse of C is never formed.
+    R = cholesky(C.flip(0, 1), notes).flip(0, 1)
+    return torch.linalg.solve_triangular(R, torch.eye(len(C)).to(C), upper=True)
+
+
 def as_tensor(W: Matrix) -> torch.Tensor:
     """Returns W as a torch tensor of two dimensions; a copy only where numpy forbids writing."""
     # Nothing here writes to W, but torch takes no read-only array without a warning.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .decay import Decay, as_executed, decayed
+from .decay import Decay, NoClosedForm, as_executed, decayed
 from .edges import Bema
 from .linalg import Factors, leading
 from .metrics import bulk_share
@@ -177,13 +177,21 @@ class Classical:
         return None if self.strength is None else 1 / (1 + self.strength * misfit / cycle)
 
     def decay_tensor(self, W: Tensor, cycle: int, strength: float | None) -> Tensor:
-        """Returns what the decay of this cycle leaves of a tensor, at the strength of its layer."""
+        """Returns what the decay of this cycle leaves of a tensor, at the strength of its layer.
+
+        A tensor whose group lasso has no closed form, a bias near zero, takes the steps.
+        """
         how = self.decay_of(cycle)
         if how is None:
             return W
         if self.loop:
             return as_executed([W], how, [strength])[0]
-        return decayed(W, how, strength, rounded=self.rounded and W.dtype == torch.float32)
+        rounded = self.rounded and W.dtype == torch.float32
+        try:
+            return decayed(W, how, strength, rounded=rounded)
+        except NoClosedForm:
+            exact = W if rounded else W.to(torch.float64)  # rounded once, as the closed form is
+            return as_executed([exact], how, [strength])[0].to(W.dtype)
 
 
 @dataclass(frozen=True)

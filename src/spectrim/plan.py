@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from numbers import Real
-from operator import index
-from typing import NamedTuple, get_args
+from typing import get_args
 
-import numpy as np
-import torch
-
-from .budgets import Allotment, Budget, GlobalMagnitude, Target, candidates, evened
-from .budgets.allotment import asked, lifted, unfit
-from .budgets.ranks import Candidate, allocate
-from .entries import Basis, Entry, Plan, Subject
-from .steps import smallest_to_zero
-from .survey import Reading, Survey
+from .budgets import Budget, GlobalMagnitude
+from .budgets.allotment import unfit
+from .entries import Basis, Entry, MomentsUsed, Plan, Step, Subject
+from .moments import Moments
+from .planning.ranks import ranks, whitened
+from .planning.zeros import zeros as zero_entries
+from .survey import Survey
 from .verdict import GATE
 
 DEFAULT_ZEROS: Budget = GlobalMagnitude()
+DENSE = "rebuilt dense: the rank falls, the size does not"
 
 
 def plan(
@@ -31,8 +28,10 @@ def plan(
     zeros: float | None = None,
     budget: Budget | None = None,
     dense: bool = False,
-    basis: Basis = "plain",
+    basis: Basis | None = None,
     gate: float | None = None,
+    moments: Moments | None = None,
+    step: Step | None = None,
 ) -> Plan:
     """Return the `Plan` that reaches a target: fewer parameters by low rank, or entries at zero.
 
@@ -60,7 +59,12 @@ def plan(
         gate: largest misfit of a bulk that may be cut, in [0, 1]; see `spectrim.Verdict`. No rank is cut of what does
             not fit the law of noise, or is heavy-tailed; 1 lets everything through. With `zeros` it is the gate of the
             budget, if that has one: magnitudes need no law, so the matrix takes part all the same. Unless given it is
-            .1 for ranks, and what the budget says.
+            .1 for ranks, and what the budget says. Ranks in the inner product of the inputs need no law either.
+        moments: of the inputs of each matrix, from `spectrim.calibrate`: what a cut costs is then measured in what the
+            layer puts out, tr((W - W') C (W - W')^T), and every entry says which share of its output is lost. A matrix
+            without moments is cut as it would be without.
+        step: with zeros and moments, how entries are chosen and the others make up for them: "alternate" unless given,
+            "obs" (one pass over the columns), "wanda" (nothing is made up for).
 
     The gate speaks of the matrix as the survey judges it, equalised unless it was told otherwise, whatever the basis of
     the cut: uneven rows and columns are no reason against a cut, and rank does not depend on them.
@@ -81,17 +85,26 @@ def plan(
     if gate is not None and (isinstance(gate, bool) or not isinstance(gate, Real) or not 0 <= gate <= 1):
         raise ValueError(f"a gate lies in [0, 1], not {gate!r}: the largest misfit of a bulk that may be cut")
     share, gate = float(share), gate if gate is None else float(gate)
-    if basis not in get_args(Basis):
-        raise ValueError(f"basis is one of {', '.join(get_args(Basis))}, not {basis!r}")
+    basis = _basis(basis, moments)
+    step = _step(step, zeros, moments)
     if budget is not None and zeros is None:
         raise ValueError("a budget shares out zeros: give zeros=0.5, or leave the budget out")
     if not found.fitted:
         raise ValueError(f"{found.model} has no matrix with a verdict, so there is nothing to plan for")
+    used = None
+    if moments is not None:
+        used = MomentsUsed(source=moments.source, recipe=moments.recipe, fingerprint=moments.fingerprint)
+    more = [DENSE] if dense and zeros is None else []
     if zeros is not None:
         chosen = _gated(DEFAULT_ZEROS if budget is None else budget, gate)
-        entries, notes = _zeros(found, share, chosen, basis)
+        entries, notes = zero_entries(found, share, chosen, basis, moments, step)
         gate = getattr(chosen, "gate", GATE)
-        return _finish(found, {"zeros": share}, entries, notes, gate, _described(chosen))
+        return _finish(found, {"zeros": share}, entries, notes, gate, _described(chosen), used)
+    if moments is not None:
+        if gate is not None:
+            raise ValueError("a gate judges the law of noise, and ranks in the inner product of the inputs ask none")
+        entries, notes = whitened(found, share, dense, moments)
+        return _finish(found, {"params": share}, entries, notes + more, 1.0, moments=used)
     gate = GATE if gate is None else gate
     closed = unfit(found.fitted, gate)
     if len(closed) == len(found.fitted):
@@ -103,8 +116,35 @@ def plan(
         )
     if basis == "equalised" and not found.equalised:
         raise ValueError("the survey was made without equalisation: survey again with equalize=True, or basis='plain'")
-    entries, more = _ranks(found, share, basis, dense, closed)
-    return _finish(found, {"params": share}, entries, _told(closed) + more, gate)
+    entries, notes = ranks(found, share, basis, dense, closed)
+    return _finish(found, {"params": share}, entries, _told(closed) + notes + more, gate)
+
+
+def _basis(basis: Basis | None, moments: Moments | None) -> Basis:
+    if moments is not None:
+        if not isinstance(moments, Moments):
+            raise TypeError(f"moments are what `calibrate.gather` or `Moments.load` return, not {moments!r:.80}")
+        if basis not in (None, "moments"):
+            raise ValueError(f"a cut is made in one basis: leave out moments= or basis={basis!r}")
+        return "moments"
+    if basis == "moments":
+        raise ValueError("basis='moments' is the inner product of the inputs: give their moments, moments=gather(...)")
+    if basis is not None and basis not in get_args(Basis):
+        raise ValueError(f"basis is one of {', '.join(get_args(Basis))}, not {basis!r}")
+    return basis or "plain"
+
+
+def _step(step: Step | None, zeros: float | None, moments: Moments | None) -> Step:
+    if step is None:
+        return "magnitude" if moments is None else "alternate"
+    if step not in get_args(Step):
+        raise ValueError(f"step is one of {', '.join(get_args(Step))}, not {step!r}")
+    if zeros is None:
+        raise ValueError("a step chooses zeros: give zeros=0.5, or leave the step out")
+    if (step == "magnitude") is (moments is not None):
+        what = "compares magnitudes and takes no moments" if moments is not None else "needs moments=gather(...)"
+        raise ValueError(f"step={step!r} {what}")
+    return step
 
 
 def _told(closed: dict[str, str]) -> list[str]:
@@ -116,167 +156,6 @@ def _told(closed: dict[str, str]) -> list[str]:
     return [f"{who}; the target is of the others. gate=1 (--gate 1) plans for all"]
 
 
-class _Ordered(NamedTuple):
-    """A matrix that may be split, its values in the order in which they are kept: spikes, structured, other bulk."""
-
-    candidate: Candidate
-    order: tuple[int, ...]
-    spikes: int
-
-    def also(self, k: int) -> tuple[int, ...]:
-        """The positions among k values kept that are not the largest ones of all."""
-        kept = set(self.order[:k])
-        top = next(i for i in range(k + 1) if i not in kept)
-        return tuple(sorted(i for i in kept if i > top))
-
-
-def _candidates(found: Survey, basis: Basis, dense: bool, closed: dict[str, str]) -> dict[str, _Ordered]:
-    chosen = {}
-    for r in found.fitted:
-        if (r.splittable or dense) and r.name not in closed:
-            plain = basis == "plain" and r.plain_spectrum is not None
-            spectrum, fit = (r.plain_spectrum, r.plain) if plain else (r.spectrum, r.fit)
-            first = [*range(fit.spikes), *(() if plain and r.spectrum.equalised else r.small)]
-            order = (*first, *sorted(set(range(len(spectrum.s))) - set(first)))
-            s = spectrum.s[np.array(order, int)]
-            chosen[r.name] = _Ordered(
-                Candidate(r.rows, r.cols, r.params, s, len(first), r.rows * r.cols), order, fit.spikes
-            )
-    return chosen
-
-
-def _ranks(
-    found: Survey, share: float, basis: Basis, dense: bool, closed: dict[str, str]
-) -> tuple[list[Entry], list[str]]:
-    ordered = _candidates(found, basis, dense, closed)
-    candidates = {name: o.candidate for name, o in ordered.items()}
-    if not candidates:
-        why = next((r.note for r in found.fitted if r.note), "nothing is known of their layers")
-        raise ValueError(
-            f"no matrix of this model can be split ({why}): rebuild them at lower rank in place with dense=True "
-            "(--dense), or plan zeros"
-        )
-    total = sum(c.params for c in candidates.values())
-    least = sum(c.cost(1) for c in candidates.values())
-    if least > share * total:
-        raise ValueError(f"params={share} is out of reach: with one value in every matrix {least / total:.2%} is left")
-    kept = dict(zip(candidates, allocate(list(candidates.values()), share * total), strict=True))
-    readings = {r.name: r for r in found.matrices}
-    notes = []
-    entries = {name: _rank_entry(readings[name], o, kept[name], basis, dense) for name, o in ordered.items()}
-    cut = sum(e.spikes_cut for e in entries.values())
-    if cut:
-        notes.append(f"the target lies below the noise: {cut} spikes are cut too, the smallest first")
-    if dense:
-        notes.append("rebuilt dense: the rank falls, the size does not")
-    small = sum(len(r.small) for r in found.fitted)
-    if small and basis == "plain" and found.equalised:
-        notes.append(
-            f"{small} small directions that are not random were found in the equalised matrices; a cut in the plain "
-            "basis does not know them: basis='equalised' (--basis equalised) keeps them"
-        )
-    return [entries.get(r.name) or _kept(r, closed.get(r.name) or _why_not(r)) for r in found.matrices], notes
-
-
-def _rank_entry(r: Reading, ordered: _Ordered, k: int, basis: Basis, dense: bool) -> Entry:
-    c, spikes = ordered.candidate, ordered.spikes
-    even = r.rows * r.cols / c.side
-    if not c.pays(k):
-        if spikes >= even:
-            why = f"its {spikes} spikes alone would fill a pair: a split pays below {even:.0f} values"
-        else:
-            why = f"nothing of it had to go; a split pays below {even:.0f} of its {len(c.s)} values"
-        return _kept(r, why, spikes)
-    cut = max(0, spikes - k)
-    structured = c.spikes - spikes
-    bulk = max(0, k - spikes)
-    why = f"keeps {k} of {len(c.s)} values: {min(k, spikes)} of {spikes} spikes and {bulk} of the bulk"
-    if structured:
-        why += f", {min(structured, bulk)} of the {structured} among them that are not random"
-    if cut:
-        why += f"; {cut} spikes are cut, for the target lies below them"
-    energy = c.s**2
-    return _entry(
-        r,
-        action="dense" if dense else "split",
-        rank=k,
-        also=ordered.also(k),
-        basis=basis if r.spectrum.equalised else "plain",  # a pair is judged as it is
-        params_after=r.params if dense else k * c.side,
-        macs_after=r.params if dense else k * c.side,
-        damage=float(np.sqrt(energy[k:].sum() / energy.sum())),
-        spikes=spikes,
-        spikes_cut=cut,
-        reason=why,
-    )
-
-
-def _zeros(found: Survey, share: float, budget: Budget, basis: Basis) -> tuple[list[Entry], list[str]]:
-    found = evened(found) if basis == "equalised" else found
-    targets = {t.name: t for t in candidates(found)}
-    there = {name: int((t.stored()[0] == 0).sum()) for name, t in targets.items()}
-    total, wanted = sum(t.entries for t in targets.values()), asked(tuple(targets.values()), share)
-    if (held := sum(there.values())) > wanted:
-        enough = math.ceil(held / total * 1e4) / 1e4
-        raise ValueError(
-            f"{found.model} holds {held} zeros already, {held / total:.2%} of the entries that can be zero, and "
-            f"zeros={share:g} asks for {wanted} in all: ask for zeros={enough:g} or more"
-        )
-    allotment = budget(found, share)
-    given = _checked(allotment, targets, wanted, budget)
-    counts = lifted(given, there)
-    entries = []
-    for r in found.matrices:
-        if r.name not in targets:
-            why = "a pair of layers: its product takes no zeros" if r.fit is not None else _why_not(r)
-            entries.append(_kept(r, why))
-            continue
-        why = [allotment.reasons.get(r.name), _moved(given[r.name], counts[r.name])]
-        entries.append(_zero_entry(targets[r.name], counts[r.name], _name(budget), "; ".join(filter(None, why))))
-    return entries, list(allotment.notes)
-
-
-def _moved(given: int, count: int) -> str:
-    """Why a matrix has another count than the budget gave it; an empty text where it has that one."""
-    if count > given:
-        return f"its share was {given}, but {count} are zero already"
-    return f"{given - count} fewer than its share, for others hold more than theirs" if count < given else ""
-
-
-def _zero_entry(t: Target, count: int, budget: str, why: str) -> Entry:
-    W, scales = t.stored()
-    whole = float(torch.linalg.norm(W.to(torch.float64)))
-    lost = W - smallest_to_zero(W, count, scales)  # exact: an entry, or zero
-    return _entry(
-        t.reading,
-        action="zeros",
-        zeros=count,
-        basis="plain" if scales is None else "equalised",
-        damage=float(torch.linalg.norm(lost.to(torch.float64))) / whole if whole else 0.0,
-        spikes=t.reading.fit.spikes,
-        reason=f"{count / t.entries:.1%} of its entries, by {budget}" + (f": {why}" if why else ""),
-    )
-
-
-def _checked(allotment: Allotment, targets: dict[str, Target], wanted: int, budget: Budget) -> dict[str, int]:
-    """The counts of a budget, which may be a user's own, as they will be carried out; ValueError where they cannot."""
-    if not isinstance(allotment, Allotment):
-        raise TypeError(f"a budget returns an Allotment, and {_name(budget)} a {type(allotment).__name__}")
-    counts = dict.fromkeys(targets, 0)
-    for name, count in allotment.counts.items():
-        if name not in targets:
-            raise ValueError(f"{_name(budget)} gives zeros to {name!r}, which is no matrix that can take any")
-        try:
-            counts[name] = index(count)
-        except TypeError:
-            raise TypeError(f"{_name(budget)} gives {name} {count!r} zeros, which is no count") from None
-        if not 0 <= counts[name] <= targets[name].entries:
-            raise ValueError(f"{_name(budget)} gives {name} {count} zeros, and it has {targets[name].entries} entries")
-    if (given := sum(counts.values())) != wanted:
-        raise ValueError(f"{_name(budget)} gives {given} zeros, and {wanted} were asked for: the total must be exact")
-    return counts
-
-
 def _gated(budget: Budget, gate: float | None) -> Budget:
     """The budget, under this gate if it has one and a gate was given."""
     if isinstance(budget, type) or not callable(budget):
@@ -286,42 +165,20 @@ def _gated(budget: Budget, gate: float | None) -> Budget:
     return replace(budget, gate=gate)
 
 
-def _name(budget: Budget) -> str:
-    return getattr(budget, "__name__", None) or type(budget).__name__
-
-
 def _described(budget: Callable) -> str:
     """The configuration of a budget; a function's repr would hold its address."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", getattr(budget, "__qualname__", None) or repr(budget))
 
 
-def _why_not(r: Reading) -> str:
-    return r.note or "it cannot be split"
-
-
-def _kept(r: Reading, why: str, spikes: int | None = None) -> Entry:
-    return _entry(r, action="keep", reason=why, spikes=spikes)
-
-
-def _entry(r: Reading, **given) -> Entry:
-    given.setdefault("params_after", r.params)
-    given.setdefault("macs_after", r.params)
-    entry = Entry(
-        name=r.name,
-        kind=r.kind,
-        rows=r.rows,
-        cols=r.cols,
-        params_before=r.params,
-        bytes_before=r.params * r.item,
-        bytes_after=given["params_after"] * r.item,
-        macs_before=r.params,
-        fingerprint=r.fingerprint,
-        **given,
-    )
-    return entry.model_copy(update={"decided": entry.decision})
-
-
-def _finish(found: Survey, target: dict, entries: list[Entry], notes: list[str], gate: float, budget: str = "") -> Plan:
+def _finish(
+    found: Survey,
+    target: dict,
+    entries: list[Entry],
+    notes: list[str],
+    gate: float,
+    budget: str = "",
+    moments: MomentsUsed | None = None,
+) -> Plan:
     from . import __version__
 
     subject = Subject(
@@ -335,5 +192,11 @@ def _finish(found: Survey, target: dict, entries: list[Entry], notes: list[str],
         gate=gate,
     )
     return Plan(
-        version=__version__, model=subject, target=target, budget=budget, entries=tuple(entries), notes=tuple(notes)
+        version=__version__,
+        model=subject,
+        target=target,
+        budget=budget,
+        moments=moments,
+        entries=tuple(entries),
+        notes=tuple(notes),
     )

@@ -97,11 +97,11 @@ class Reading:
             "kind": self.kind,
             "rows": self.rows,
             "cols": self.cols,
-            **_figures(self.fit),
+            **figures_of(self.fit),
             "edge_interval": list(self.fit.edge_interval) if self.fit and self.fit.edge_interval else None,
             "bulk_share": self.bulk_share,
             "method": self.fit.method if self.fit else None,
-            "plain": _figures(self.plain) if self.plain else None,
+            "plain": figures_of(self.plain) if self.plain else None,
             "params": self.params,
             "zero_rows": self.zero_rows,
             "zero_cols": self.zero_cols,
@@ -113,7 +113,8 @@ class Reading:
         }
 
 
-def _figures(fit: NoiseFit | None) -> dict:
+def figures_of(fit: NoiseFit | None) -> dict:
+    """Return the four figures of a fit as they stand in every file, all None where there is no fit."""
     return {key: getattr(fit, key, None) for key in ("sigma", "edge", "spikes", "misfit")}
 
 

@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from . import edges, factored
+from .calibrate import sources
 from .checkpoint import Checkpoint, Info, copy_companions, whole_folder, write_index, write_tensors
+from .cut import ranked, zeroed
 from .linalg import Factors
+from .moments import Moment, Moments
 from .names import layers_by_name, leading_tensor, stored_tensors
 from .output import check_loadable, write_structure
 from .plan import Entry, Plan
 from .reading import Equalised, equalize
 from .sites import Site, listed
-from .steps import smallest_to_zero, truncate
 from .survey import Edge, Model, fingerprint, inventory, open_model
 
 SLACK = 1e-3  # between the relative error that a plan states and the one found anew: other threads, other rounding
@@ -104,6 +106,7 @@ def trim(
     plan: Plan | str | os.PathLike,
     out: str | os.PathLike | None = None,
     *,
+    moments: Moments | str | os.PathLike | None = None,
     progress: Progress | None = None,
 ) -> Changes:
     """Return the `Changes` that carry out `plan`: on a live module in place, on a checkpoint into the new folder `out`.
@@ -116,16 +119,19 @@ def trim(
         model: what `survey` takes.
         plan: a `Plan`, or the path of one.
         out: the folder to write; needed for a checkpoint, optional for a live module.
+        moments: those that the plan was made with, or their file; only a plan in the inner product of inputs needs any.
+            Those that took no data are made again if they are not given, from the recipe that the plan holds.
         progress: wraps the iteration over the entries.
     """
     if not isinstance(plan, Plan):
         plan = Plan.from_json(plan)
     source = open_model(model)
+    how = _How(_edge_of(plan), _moments_of(plan, moments, model, source))
     if isinstance(source, Checkpoint):
         if out is None:
             raise ValueError("a checkpoint is not changed in place: name the folder to write, out='OUT/'")
-        return _trim_checkpoint(source, plan, Path(out), progress or iter)
-    done = _trim_module(source, plan, progress or iter)
+        return _trim_checkpoint(source, plan, Path(out), progress or iter, how)
+    done = _trim_module(source, plan, progress or iter, how)
     return done if out is None else replace(done, out=done.save(out))
 
 
@@ -159,23 +165,41 @@ def _check(sites: dict[str, Site], plan: Plan) -> dict[str, Site]:
     return {entry.name: sites[entry.name] for entry in plan.touched}
 
 
+@dataclass(frozen=True)
+class _How:
+    """What the cuts of a plan need besides the matrices: the estimator behind its scales, the moments of its inputs."""
+
+    edge: Edge | None
+    moments: Moments | None
+
+    def moment(self, entry: Entry) -> Moment | None:
+        """The moment that this entry is cut in, or None."""
+        if entry.basis != "moments":
+            return None
+        try:
+            return self.moments[entry.name]
+        except KeyError as error:
+            raise ValueError(f"{entry.name} is cut in the inner product of its inputs: {error.args[0]}") from None
+
+
 class _Work:
     """One matrix cut as its entry says, and held against it before anything is written.
 
     `piece` is what the layer takes: two halves, or a dense matrix; `W` what was there.
     """
 
-    def __init__(self, site: Site, entry: Entry, edge: Edge | None):
+    def __init__(self, site: Site, entry: Entry, how: _How):
         start = time.perf_counter()
         self.site, self.entry = site, entry
         self.W = site.get().clone()
-        scales = equalize(self.W, edge=edge) if entry.basis == "equalised" else None
+        scales = equalize(self.W, edge=how.edge) if entry.basis == "equalised" else None
+        moment = how.moment(entry)
         if entry.action == "zeros":
-            self.piece: Tensor | tuple[Tensor, Tensor] = smallest_to_zero(self.W, entry.zeros, scales)
+            self.piece: Tensor | tuple[Tensor, Tensor] = zeroed(self.W, entry.zeros, scales, moment, entry.step)
             self.error = _norm(self.W - self.piece) / (_norm(self.W) or 1.0)
             self._check_damage(self.error)
         else:
-            factors = truncate(self.W, entry.rank, scales, entry.also)
+            factors = ranked(self.W, entry.rank, scales, entry.also, moment)
             dtype = self.W.dtype
             if entry.action == "split":
                 self.piece = tuple(half.to(dtype).contiguous() for half in factors.split())
@@ -220,7 +244,9 @@ class _Work:
             raise self._differs("its entries are not the ones that were computed")
         if e.action == "zeros":
             zeros = int((new == 0).sum())
-            if zeros != max(e.zeros, int((self.W == 0).sum())):
+            least = max(e.zeros, int((self.W == 0).sum()))
+            # A weight that makes up for others may round to zero itself; a magnitude that stays is no zero.
+            if zeros < e.zeros if e.basis == "moments" else zeros != least:
                 raise self._differs(f"{zeros} entries are zero, {e.zeros} were planned")
         return Change(
             e.name, e.action, e.rank, e.params_before, after.params, zeros, self.error, round(self.seconds, 4)
@@ -237,7 +263,7 @@ def _apply(works: list[_Work]) -> None:
 
 def _edge_of(plan: Plan) -> Edge | None:
     """The estimator that the survey used: its spikes take part in the scales of the equalised basis."""
-    if all(entry.basis == "plain" for entry in plan.touched):
+    if all(entry.basis != "equalised" for entry in plan.touched):
         return None
     try:
         return edges.from_repr(plan.model.edge)
@@ -248,6 +274,27 @@ def _edge_of(plan: Plan) -> Edge | None:
         ) from None
 
 
+def _moments_of(
+    plan: Plan, given: Moments | str | os.PathLike | None, model: Model, source: nn.Module | Checkpoint
+) -> Moments | None:
+    """The moments that a plan was made with; ValueError where they are not given, or are others."""
+    if not any(entry.basis == "moments" for entry in plan.touched):
+        return None
+    used = plan.moments
+    if given is not None:
+        found = given if isinstance(given, Moments) else Moments.load(given)
+        if used is not None and found.fingerprint != used.fingerprint:
+            raise ValueError("these moments are not those that the plan was made with: plan anew, or give those")
+        return found
+    if used is None or used.source not in sources.WITHOUT_DATA:
+        raise ValueError(
+            f"the plan cuts in the inner product of the layers' inputs ({used.source if used else 'of unknown source'})"
+            ": give their moments, moments=FILE (--moments FILE), as `Moments.save` wrote them"
+        )
+    live = source if isinstance(source, nn.Module) else sources.live(model)
+    return sources.again(live, used.source, used.recipe)
+
+
 def _by_layer(works: Iterable[_Work]) -> list[list[_Work]]:
     groups: dict[int, list[_Work]] = {}
     for work in works:
@@ -255,11 +302,10 @@ def _by_layer(works: Iterable[_Work]) -> list[list[_Work]]:
     return list(groups.values())
 
 
-def _trim_module(model: nn.Module, plan: Plan, progress: Progress) -> Changes:
+def _trim_module(model: nn.Module, plan: Plan, progress: Progress, how: _How) -> Changes:
     before = inventory(model, plan.model.fused)
     sites = _check({site.name: site for site in before.sites}, plan)
-    edge = _edge_of(plan)
-    works = [_Work(sites[entry.name], entry, edge) for entry in progress(plan.touched)]
+    works = [_Work(sites[entry.name], entry, how) for entry in progress(plan.touched)]
     for group in _by_layer(works):
         _apply(group)
     found = inventory(model, plan.model.fused)
@@ -268,10 +314,9 @@ def _trim_module(model: nn.Module, plan: Plan, progress: Progress) -> Changes:
     return Changes(changes, plan, before.params, found.params, before.bytes, found.bytes, model=model)
 
 
-def _trim_checkpoint(source: Checkpoint, plan: Plan, out: Path, progress: Progress) -> Changes:
+def _trim_checkpoint(source: Checkpoint, plan: Plan, out: Path, progress: Progress, how: _How) -> Changes:
     found = inventory(source, plan.model.fused)
     sites = _check({site.name: site for site in found.sites}, plan)
-    edge = _edge_of(plan)
     layers, _ = layers_by_name(source, plan.model.fused)
     place = {layer.name: source.infos[leading_tensor(source, layer)].shard for layer in layers}
     by_shard: dict[str, list[Entry]] = {shard: [] for shard in source.shards}
@@ -290,7 +335,7 @@ def _trim_checkpoint(source: Checkpoint, plan: Plan, out: Path, progress: Progre
     with whole_folder(out) as folder:
         copy_companions(source.folder, folder)
         for shard, names in source.shards.items():
-            works = [_Work(sites[e.name], e, edge) for e in islice(stream, len(by_shard[shard]))]
+            works = [_Work(sites[e.name], e, how) for e in islice(stream, len(by_shard[shard]))]
             for group in _by_layer(works):
                 _apply(group)
             tensors: dict[str, Tensor] = {}

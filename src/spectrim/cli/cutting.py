@@ -23,6 +23,7 @@ from .options import (
     Json,
     Model,
     Plain,
+    StepName,
     Vectors,
     budget,
 )
@@ -47,6 +48,18 @@ def plan(
     basis: Annotated[
         BasisName, typer.Option(help="Cut ranks, and compare magnitudes, of matrices as they are or evened out.")
     ] = BasisName.plain,
+    moments: Annotated[
+        str,
+        typer.Option(
+            metavar="none|equalised|stored|synthetic|FILE",
+            help="Measure a cut in what layers put out: inputs known from what the network has stored, from noise that "
+            "is run through it, or from a file that Moments.save wrote; equalised is --basis equalised.",
+        ),
+    ] = "none",
+    step: Annotated[
+        StepName | None,
+        typer.Option(help="With --zeros and --moments: how entries are chosen and made up for (default: alternate)."),
+    ] = None,
     edge: Edge = EdgeName.bema,
     alpha: Alpha = 0.2,
     beta: Beta = 0.1,
@@ -82,9 +95,19 @@ def plan(
         raise ValueError(f"--zeros sets single entries to zero and cuts no rank: leave out {without}")
     if no_equalize and basis is BasisName.equalised:
         raise ValueError("--basis equalised is that of matrices that are evened out: leave out --no-equalize")
+    if moments == "equalised":
+        basis, moments = BasisName.equalised, "none"
+    if moments == "none" and step is not None:
+        raise ValueError(
+            "--step sets zeros in the inner product of the inputs: give --moments synthetic, stored or FILE"
+        )
+    if moments != "none" and basis is not BasisName.plain:
+        raise ValueError("a cut is made in one basis: leave out --moments or --basis equalised")
     places(output=output, html=html)
+    seen = _moments(model, moments)
     found = surveyed(model, edge, alpha, beta, fused, no_equalize, vectors)
-    chosen = run(found, params=params, zeros=zeros, budget=budget(by), dense=dense, basis=basis.value, gate=gate)
+    how = {"basis": basis.value} if seen is None else {"moments": seen, "step": step and step.value}
+    chosen = run(found, params=params, zeros=zeros, budget=budget(by), dense=dense, gate=gate, **how)
     taken = written(output, chosen.to_json())
     if html:
         with writing(html):
@@ -92,6 +115,21 @@ def plan(
     if not taken:
         _show_plan(chosen)
         say(f"plan: {output}" + (f"; report: {html}" if html else ""))
+
+
+def _moments(model: str, given: str):
+    """The moments that --moments names, None for none."""
+    if given == "none":
+        return None
+    from ..calibrate.sources import WITHOUT_DATA, live, moments_of
+    from ..moments import Moments
+
+    if given not in WITHOUT_DATA:
+        return Moments.load(given)
+    found = moments_of(live(model), given, progress=bar("running noise"))
+    for note in found.notes:
+        err.print(note, soft_wrap=True)
+    return found
 
 
 def _show_plan(chosen) -> None:
@@ -104,6 +142,7 @@ def _show_plan(chosen) -> None:
         ("zeros", "right", [figure(e.zeros, ",") for e in es]),
         ("parameters", "right", [f"{e.params_after:,}" for e in es]),
         ("damage", "right", [figure(e.damage, ".3f") for e in es]),
+        *([("output lost", "right", [figure(e.output_error, ".3f") for e in es])] if chosen.moments else []),
         ("reason", "prose", [e.reason for e in es]),
     ]
     tables.show(columns, ("reason", "shape"), chosen.model.label)
@@ -116,6 +155,10 @@ def trim(
     model: Model,
     plan: Annotated[Path, typer.Option("--plan", help="The plan to carry out.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write; it must not exist yet.")],
+    moments: Annotated[
+        Path | None,
+        typer.Option(help="The moments that the plan was made with; those that took no data are made again."),
+    ] = None,
     html: Html = None,
     json: Json = None,
 ) -> None:
@@ -126,7 +169,7 @@ def trim(
     from ..trim import trim as run
 
     places(html=html, json=json)
-    done = run(model, Plan.from_json(plan), output, progress=bar("trimming"))
+    done = run(model, Plan.from_json(plan), output, moments=moments, progress=bar("trimming"))
     taken = written(json, js.dumps(done.to_dict(), indent=1))
     if html:
         _report_of(model, done, html)

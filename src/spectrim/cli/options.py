@@ -34,6 +34,14 @@ class BasisName(StrEnum):
     equalised = "equalised"
 
 
+class StepName(StrEnum):
+    """How zeros are chosen in the inner product of the inputs, and made up for."""
+
+    wanda = "wanda"
+    obs = "obs"
+    alternate = "alternate"
+
+
 class BudgetName(StrEnum):
     """The budgets of zeros, each with its usual settings."""
 

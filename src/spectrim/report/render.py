@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from spectrim.report import figures
@@ -88,34 +87,10 @@ def write_sweep(path: str | os.PathLike[str], sweep: Any, title: str | None = No
 
 
 def _written(path: str | os.PathLike[str], page: str) -> Path:
-    path = Path(path)
-    try:
-        _write_whole(path, page.encode())
-    except OSError as error:  # the error may name a file that nobody has asked for
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    return path
+    from spectrim.checkpoint import write_whole  # inside: to render a page needs no torch
 
-
-def _write_whole(path: Path, page: bytes) -> None:
-    if path.exists() and not path.is_file():  # a device, a pipe: it is written to, and stays what it is
-        path.write_bytes(page)
-        return
-    # The temporary file stands in the folder of what a link leads to: a rename is atomic only within one file system.
-    path = path.resolve()
-    handle, name = tempfile.mkstemp(prefix=".spectrim.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes a file that only its owner reads; a report is meant to be passed on.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_whole(path, page)
+    return Path(path)
 
 
 def as_json(value: Any) -> Markup:
@@ -164,11 +139,13 @@ def sparkline(view: dict[str, Any] | None) -> dict[str, str] | None:
 @lru_cache(maxsize=2)
 def _template(name: str) -> Any:
     # autoescape on for every template: names of layers come from files that anyone may have written.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     for words in ("count", "short", "size", "percent", "plain"):
         environment.filters[words] = getattr(figures, words)
     environment.filters["sparkline"] = sparkline
-    return environment.from_string(_asset(name))
+    return environment.get_template(name)
 
 
 @lru_cache(maxsize=16)

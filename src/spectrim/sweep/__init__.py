@@ -7,7 +7,7 @@ multiply-adds), `methods`, `keeping` (finished cells as files), `record` (the re
 
 from spectrim.sweep.counting import Counts, count, watched
 from spectrim.sweep.methods import CONTROLS, Method, Random, Ranks, Zeros, controls, defaults, known, named
-from spectrim.sweep.record import Cell, Figure, ScoreInfo, Sweep
+from spectrim.sweep.record import Cell, Figure, ScoreInfo, Sweep, errors_among
 from spectrim.sweep.resampling import Gain, resample
 from spectrim.sweep.run import RATES, Stopped, sweep
 from spectrim.sweep.score import Score, Task, mean, pearson, ratio, spearman
@@ -31,6 +31,7 @@ __all__ = [
     "controls",
     "count",
     "defaults",
+    "errors_among",
     "known",
     "mean",
     "named",

@@ -5,16 +5,38 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import NormalDist
 
-from ..checkpoint import write_whole
+from ..checkpoint import read_record, write_whole
 from .counting import Counts
-from .resampling import HALVES, Gain
+from .resampling import HALVES, Drawn, Gain
 
 SCHEMA = "spectrim.sweep/1"
 ERRORS = 2.0  # standard errors above chance from which on a score tells one method from another
+
+
+def errors_among(methods: int) -> float:
+    """Returns how many standard errors above chance the best of so many methods is as rarely as one alone is two.
+
+        x with Phi(x)^k = Phi(2) = 1 - .023
+
+    This takes the scores of the k methods for independent. They are measured on the same items, so luck is rarer still.
+
+    Args:
+        methods: k, 1 or more.
+
+    Example:
+        >>> [round(errors_among(k), 2) for k in (1, 3, 8, 20)]
+        [2.0, 2.43, 2.76, 3.05]
+
+    References:
+        Z. Sidak, J. Amer. Statist. Assoc. 62 (1967) 626.
+    """
+    normal = NormalDist()
+    return normal.inv_cdf(normal.cdf(ERRORS) ** (1 / methods))
 
 
 @dataclass(frozen=True)
@@ -71,7 +93,8 @@ class Sweep:
     """The cells of a sweep, the dense model's own among them as `dense`, and the conditions that they hold under.
 
     `scores` describes the scores, the headline first. `counts.macs_*` of a cell are those of one `measure`, which puts
-    so many `items` through the model.
+    so many `items` through the model. `draws` holds what each cell scored on every draw of items, by (method, rate), in
+    memory only: it is what `gain` is made from, and no part of the file.
     """
 
     task: str
@@ -85,6 +108,9 @@ class Sweep:
     fingerprint: str
     conditions: dict = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    draws: Mapping[tuple[str, float], Mapping[str, Mapping[str, Drawn]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def __iter__(self) -> Iterator[Cell]:
         return iter(self.cells)
@@ -114,11 +140,43 @@ class Sweep:
                 return cell
         raise KeyError(f"no cell {method!r} at {rate}: there are {', '.join(self.methods)} at {self.rates}")
 
-    def counts_at(self, rate: float, score: str | None = None) -> bool:
+    def gain(self, one: Cell, other: Cell, score: str | None = None, half: str = "all") -> Gain:
+        """Return by how much one cell is better than another, in pairs: any method and rate, or `dense`.
+
+        Only a sweep that was run in this process has it, for a file does not hold the draws: `sweep` with the same
+        `work` folder reads finished cells from there and draws them again, the same.
+
+        Args:
+            one: a cell of this sweep.
+            other: another.
+            score: its name; the headline unless told.
+            half: "all", "choose" or "report".
+        """
+        score = score or self.headline
+        if score not in self.scores or half not in HALVES:
+            raise ValueError(f"{score!r} on {half!r}: scores are {', '.join(self.scores)}, halves {', '.join(HALVES)}")
+        for cell in (one, other):
+            if not any(cell is own for own in (self.dense, *self.cells)):
+                name = getattr(cell, "name", repr(cell))
+                raise ValueError(f"{name} is no cell of this sweep: take .dense, .cell(method, rate) or .best(rate)")
+            if score not in cell.scores:
+                raise ValueError(f"{cell.name} has no {score}: {cell.failed}")
+        if not self.draws:
+            raise ValueError(
+                "a sweep that was read from a file has no draws, only the gains over the controls, in its cells' "
+                "scores: call sweep() again with the work folder that it had, which measures the dense model alone"
+            )
+        first, second = (self.draws[cell.method, cell.rate][score][half] for cell in (one, other))
+        return first.gain(second)
+
+    def counts_at(self, rate: float, score: str | None = None, errors: float = ERRORS) -> bool:
         """Return whether some method is two standard errors better than chance at this rate.
 
         Where none is, differences between methods say nothing about them. Cells that are flagged have no say: a method
         that changed nothing is far above chance. True where no chance level is known.
+
+        Any of the methods will do, and each is there by luck in 2.3 % of cases: of k that know nothing, one is in up to
+        k times as many, 17 % for 8. `errors=errors_among(k)` keeps that at 2.3 % in all.
         """
         score = score or self.headline
         info = self.scores[score]
@@ -127,7 +185,7 @@ class Sweep:
         sign = 1 if info.better == "higher" else -1
         able = (c for c in self.cells if c.rate == rate and score in c.scores and not c.flag)
         figures = (c.scores[score]["all"] for c in able)
-        return any(sign * (f.value - info.chance) > ERRORS * f.error for f in figures)
+        return any(sign * (f.value - info.chance) > errors * f.error for f in figures)
 
     def best(self, rate: float, score: str | None = None, half: str = "choose") -> Cell:
         """Return the best cell at a rate: chosen on one half of the items, to be reported on the other.
@@ -151,7 +209,9 @@ class Sweep:
         """Return the sweep as its file holds it; a figure that is not finite is None."""
         from .. import __version__
 
-        return _finite({"schema": SCHEMA, "version": __version__} | asdict(self))
+        told = asdict(replace(self, draws={}))
+        del told["draws"]
+        return _finite({"schema": SCHEMA, "version": __version__} | told)
 
     def to_json(self, path: str | os.PathLike | None = None) -> str:
         """Return the sweep as JSON, and write it to `path` if one is given."""
@@ -163,13 +223,7 @@ class Sweep:
     @classmethod
     def from_json(cls, path: str | os.PathLike) -> Sweep:
         """Return the sweep in a file. ValueError where it is none."""
-        try:
-            raw = json.loads(Path(path).read_text(encoding="utf8"))
-        except (ValueError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from None
-        told = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
-        if told != SCHEMA:
-            raise ValueError(f"{path} is not a sweep of schema {SCHEMA!r} (found {told!r})")
+        raw = read_record(path, "sweep", SCHEMA)
         try:
             return cls(
                 **{key: raw[key] for key in ("task", "seed", "bootstrap", "items", "fingerprint", "conditions")},

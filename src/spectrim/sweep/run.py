@@ -207,7 +207,7 @@ class _Run:
 
     def record(self, done: list[tuple[Cell, dict]], rates: tuple[float, ...]) -> Sweep:
         """Return the sweep: every cell with its gains over the dense model and over the controls of the same rate."""
-        drawn = {(cell.method, cell.rate): draws for cell, draws in done}
+        drawn = {(cell.method, cell.rate): draws for cell, draws in done if draws}
         cells = []
         for cell, draws in done:
             others = {"dense": self.drawn}
@@ -227,6 +227,7 @@ class _Run:
             fingerprint=self.fingerprint,
             conditions=self._conditions(),
             notes=self._notes(),
+            draws=drawn | {(dense.method, dense.rate): self.drawn},
         )
 
     def _conditions(self) -> dict:

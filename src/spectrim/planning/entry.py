@@ -1,0 +1,61 @@
+"""One entry of a plan, from what a survey says of its matrix."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from ..entries import Entry
+from ..inner.damage import relative_damage
+from ..moments import Moment, Moments
+from ..survey import Reading
+
+
+def why_not(r: Reading) -> str:
+    """Return why a matrix stays as it is, from the survey's own note."""
+    return r.note or "it cannot be split"
+
+
+def lost(W: Tensor, new: Tensor, moment: Moment | None = None) -> float:
+    """Return the share of a matrix, or of its output, that a cut takes: a ratio of norms, 0 where there was nothing."""
+    share = relative_damage(W, new, moment)
+    return math.sqrt(share) if share > 0 else 0.0
+
+
+def without(moments: Moments, name: str, cols: int) -> str:
+    """Return why a matrix has no moments that a cut could be measured in; an empty text where it has.
+
+    ValueError where they have another number of inputs than the matrix.
+    """
+    if name not in moments:
+        return "it has no moments" + (f": {moments.missing[name]}" if name in moments.missing else "")
+    if moments[name].cols != cols:
+        raise ValueError(
+            f"{name} has {cols} inputs and its moments {moments[name].cols}: they are of another model, gather anew"
+        )
+    return "its inputs were zero at every position" if moments[name].dead else ""
+
+
+def kept(r: Reading, why: str, spikes: int | None = None) -> Entry:
+    """Return the entry of a matrix that stays as it is."""
+    return entry_of(r, action="keep", reason=why, spikes=spikes)
+
+
+def entry_of(r: Reading, **given) -> Entry:
+    """Return an entry with the figures of the matrix filled in, and its decision noted."""
+    given.setdefault("params_after", r.params)
+    given.setdefault("macs_after", r.params)
+    entry = Entry(
+        name=r.name,
+        kind=r.kind,
+        rows=r.rows,
+        cols=r.cols,
+        params_before=r.params,
+        bytes_before=r.params * r.item,
+        bytes_after=given["params_after"] * r.item,
+        macs_before=r.params,
+        fingerprint=r.fingerprint,
+        **given,
+    )
+    return entry.model_copy(update={"decided": entry.decision})
