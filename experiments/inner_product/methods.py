@@ -1,0 +1,141 @@
+"""Ways to set entries to zero, or to cut ranks, in the inner product of a layer's inputs, as a sweep takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from spectrim import budgets, plan, trim
+from spectrim.calibrate import sequential
+from spectrim.inner.alternate import alternate
+from spectrim.inner.mean_shift import correct, shift
+from spectrim.inner.obs import obs, wanda
+from spectrim.inner.whiten import low_rank
+from spectrim.moments import Moment, Moments
+from spectrim.sites import Site
+from spectrim.steps import smallest_to_zero
+from spectrim.survey import Survey, inventory
+
+Step = Literal["magnitude", "wanda", "obs", "published", "alternate"]
+
+
+@dataclass(eq=False)
+class Source:
+    """Moments, made when they are first needed: its label is what a cell is known by.
+
+    Args:
+        label: what they are of.
+        make: makes them.
+        damping: share of the mean square of an input, that steps add to C.
+        inputs: what they are gathered from, for cuts that gather as they go.
+    """
+
+    label: str
+    make: Callable[[], Moments] = field(repr=False)
+    damping: float = 0.01
+    inputs: Any = field(default=None, repr=False)
+
+    @cached_property
+    def moments(self) -> Moments:
+        """The moments."""
+        return self.make()
+
+
+NOTHING = Source("no moments", lambda: Moments({}, "identity"))
+
+
+def zeroed(W: Tensor, zeros: int, moment: Moment | None, step: Step, damping: float) -> Tensor:
+    """Returns the matrix with so many entries at zero; without a moment the smallest go."""
+    if moment is None or step == "magnitude":
+        return smallest_to_zero(W, zeros)
+    if step == "wanda":
+        return wanda(W, moment, zeros, "row")
+    if step == "published":  # SparseGPT as its authors have it
+        return obs(W, moment, zeros, scope="block", order="given", damping=damping)
+    return {"obs": obs, "alternate": alternate}[step](W, moment, zeros, damping=damping)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Zeroed:
+    """Zeros as a budget shares them out, each matrix by one step, with moments taken once or layer after layer.
+
+    Args:
+        step: how entries are chosen, and whether the others make up for them.
+        source: the moments.
+        budget: how many each matrix gets.
+        in_turn: each layer's moments are taken after the earlier ones were cut.
+        places: where a bias can take back the mean of what is lost, which then counts for nothing: C is the covariance.
+    """
+
+    step: Step
+    source: Source
+    budget: Any = field(default_factory=budgets.GlobalMagnitude)
+    in_turn: bool = False
+    places: Callable[[], Any] | None = None
+
+    def __repr__(self) -> str:
+        more = ", in turn" * self.in_turn + ", shift" * (self.places is not None)
+        return f"Zeroed({self.step}, {self.source.label}, {self.budget!r}, damping={self.source.damping:g}{more})"
+
+    def __call__(self, model: nn.Module, found: Survey, rate: float, generator: torch.Generator) -> None:
+        """Change the model in place."""
+        counts = self.budget(found, rate).counts
+        sites = [site for site in inventory(model, found.fused).sites if site.name in counts]
+        places = self.places() if self.places else {}
+
+        def cut(group: list[Site], moments: Moments) -> None:
+            for site in group:
+                W, moment = site.get().clone(), moments.get(site.name)
+                trusted = moment is not None and moments.recipe.get("trust", {}).get(site.name) != "approximate"
+                seen = replace(moment, second=covariance(moment)) if trusted and site.name in places else moment
+                new = zeroed(W, counts[site.name], seen, self.step, self.source.damping)
+                site.put(new)
+                if trusted and site.name in places:
+                    correct(model, places, {site.name: shift(W, new, moment)})
+
+        if not self.in_turn:
+            cut(sites, self.source.moments)
+            return
+        done = sequential(model, self.source.inputs, cut, sites=sites)
+        reached = {name for group in done.groups for name in group}
+        cut([site for site in sites if site.name not in reached], NOTHING.moments)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ranked:
+    """Ranks cut until this share of the numbers stored is gone; with spikes those of the plain matrix are kept first.
+
+    Ranks are shared out by the plan; what is kept of them in each matrix is the same number of values in all variants.
+    """
+
+    source: Source
+    spikes: bool = False
+
+    def __repr__(self) -> str:
+        return f"Ranked({self.source.label}, damping={self.source.damping:g}{', spikes first' * self.spikes})"
+
+    def __call__(self, model: nn.Module, found: Survey, rate: float, generator: torch.Generator) -> None:
+        """Change the model in place."""
+        moments = self.source.moments
+        if not self.spikes:
+            trim(model, plan(found, params=1 - rate, moments=moments), moments=moments)
+            return
+        sites = {site.name: site for site in inventory(model, found.fused).sites}
+        fits = {r.name: r.plain or r.fit for r in found.fitted}
+        for entry in plan(found, params=1 - rate, moments=moments).touched:
+            spikes = min(entry.rank, fits[entry.name].spikes)
+            factors = low_rank(sites[entry.name].get(), moments.get(entry.name), entry.rank, spikes=spikes)
+            sites[entry.name].put(factors.dense())  # what a pair would compute
+
+
+def covariance(moment: Moment) -> Tensor:
+    """Returns C - m m^T, or its diagonal, with no variance below zero."""
+    found = moment.covariance()
+    if found.ndim == 2:
+        found.diagonal().clamp_min_(0)
+    return found
