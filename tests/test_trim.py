@@ -438,7 +438,6 @@ def test_ctrl_c_leaves_the_output_absent_or_whole(moment, slow_trim, tmp_path):
     there = [f.name for f in tmp_path.iterdir()]
     assert there in ([], ["out"])
     if there:  # it was done; in its last moments the interpreter itself takes the signal, and says so in its own way
-        assert moment > 0
         assert_whole(tmp_path / "out")
         assert process.returncode in (0, 130, -signal.SIGINT)
     else:

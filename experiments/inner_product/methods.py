@@ -130,7 +130,7 @@ class Ranked:
         for entry in plan(found, params=1 - rate, moments=moments).touched:
             spikes = min(entry.rank, fits[entry.name].spikes)
             factors = low_rank(sites[entry.name].get(), moments.get(entry.name), entry.rank, spikes=spikes)
-            sites[entry.name].put(factors.dense())  # what a pair would compute
+            sites[entry.name].split(*(half.float() for half in factors.split()))
 
 
 def covariance(moment: Moment) -> Tensor:
