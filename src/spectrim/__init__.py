@@ -9,12 +9,14 @@
 True
 """
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
-from . import budgets, cycles, edges, laws, penalties, planted, schedules, sparsify
+from . import budgets, calibrate, cycles, edges, inner, laws, penalties, planted, schedules, sparsify
+from .certificate import certify
 from .edges import Bema
 from .factored import load
 from .frozen import frozen_zeros
+from .moments import Moments
 from .plan import Entry, Plan
 from .pruner import Pruner
 from .reading import equalize, read_spectrum
@@ -31,12 +33,14 @@ from .compare import compare  # isort: skip
 from .plan import plan  # isort: skip
 from .trim import trim  # isort: skip
 from .sweep import sweep  # isort: skip
+from .recover import recover  # isort: skip
 
 __all__ = [
     "Bema",
     "Change",
     "Changes",
     "Entry",
+    "Moments",
     "NoiseFit",
     "Plan",
     "Pruner",
@@ -47,17 +51,21 @@ __all__ = [
     "Survey",
     "Verdict",
     "budgets",
+    "calibrate",
+    "certify",
     "compare",
     "cycles",
     "edges",
     "equalize",
     "frozen_zeros",
+    "inner",
     "laws",
     "load",
     "penalties",
     "plan",
     "planted",
     "read_spectrum",
+    "recover",
     "schedules",
     "sparsify",
     "survey",
