@@ -73,7 +73,7 @@ ALLOWED: dict[str, set[str]] = {
     "onecycle": {"decay", "edges", "linalg", "metrics", "reading", "sites", "spectrum", "steps", "survey"},
     "cycles": {"handover", "linalg", "modules", "onecycle", "sites", "survey", "trim"},
     "audit": {"plan"},
-    "sweep": {"budgets", "checkpoint", "plan", "sites", "survey", "trim"},
+    "sweep": {"budgets", "calibrate", "checkpoint", "entries", "moments", "plan", "sites", "survey", "trim"},
     # surfaces: the report sees records only, the demo and the command line use what a user has
     "report": {"checkpoint", "laws", "spectrum", "metrics"},
     "demo": {"survey", "plan", "trim", "audit", "budgets", "factored", "linalg", "steps"},

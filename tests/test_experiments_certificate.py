@@ -26,7 +26,7 @@ def test_a_toy_run_certifies_and_nothing_certified_changes(toy):
     assert {r["net"] for r in results.values()} == set(run.NETS)
     assert {r["way"] for r in results.values()} == set(run.WAYS)
     for r in results.values():
-        assert r["zeros"] >= round(r["rate"] * r["entries"])
+        assert r["zeros"] >= 0.95 * r["rate"] * r["entries"]  # a matrix without a verdict is left alone
         for c in r["cells"]:
             assert c["violations"] == 0 and c["certified"] <= c["stands"] <= c["images"]
     zero = [figure.cell(r, "response", 0.0) for r in results.values()]

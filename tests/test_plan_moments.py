@@ -16,6 +16,7 @@ from spectrim.inner.damage import relative_damage
 from spectrim.inner.obs import obs, wanda
 from spectrim.inner.whiten import low_rank
 from spectrim.moments import Moments
+from spectrim.sweep import Reconstructed, Score, mean, named, sweep
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +149,42 @@ def test_moments_of_another_model_are_refused(seen):
     other = gather(nn.Sequential(nn.Linear(40, 7), nn.ReLU(), nn.Linear(7, 3), nn.ReLU(), nn.Linear(3, 2)), [x])
     with pytest.raises(ValueError, match="another model"):
         plan(survey(net), zeros=0.5, moments=other)
+
+
+class Kept:
+    """A task: are the outputs on new inputs still what they were?"""
+
+    name, only = "kept", None
+
+    def __init__(self, net, x):
+        self.model, self.x = net, x
+        with torch.no_grad():
+            self.dense = net(x)
+
+    def measure(self, model):
+        cosine = nn.functional.cosine_similarity(model(self.x), self.dense).double().numpy()
+        return {"cosine": Score(cosine, mean)}
+
+
+def test_a_sweep_takes_moments_without_data_by_name_and_those_of_samples(seen):
+    net, x, moments = seen
+    methods = named(["zeros (synthetic)", "ranks (stored)"]) | {
+        "zeros, samples": Reconstructed(moments),
+        "ranks, samples": Reconstructed(moments, ranks=True),
+    }
+    done = sweep(Kept(net, x[200:]), methods | named(["ranks"]), rates=(0.5, 0.6), bootstrap=20)
+    assert not done.failed and not any(cell.flag for cell in done)
+    value = {cell.method: cell.scores["cosine"]["all"].value for cell in done if cell.rate == 0.6}
+    assert value["zeros, samples"] > value["zeros (synthetic)"] > value["uniform"]
+    assert value["ranks, samples"] > value["ranks"]
+    assert done.cell("ranks (stored)", 0.5).counts.stored < done.dense.counts.stored
+
+
+def test_a_method_of_a_sweep_names_its_moments(seen):
+    _, _, moments = seen
+    assert (
+        repr(Reconstructed(moments))
+        == f"Reconstructed(samples {moments.fingerprint[:12]}, GlobalMagnitude(), alternate)"
+    )
+    with pytest.raises(ValueError, match="source is one of stored, synthetic, or moments"):
+        Reconstructed("noise")

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from spectrim import Change, NoiseFit, Plan, Reading, Spectrum, Survey
+from spectrim import Plan, Reading, Spectrum, Survey
 from spectrim.compare import Comparison, Curves, Row
 from spectrim.edges import Known
 from spectrim.laws import MarchenkoPastur
@@ -18,7 +18,9 @@ from spectrim.report import SCHEMA, figures, render, summarise, write_html
 from spectrim.report.compared import KINDS as ORDER
 from spectrim.report.render import as_json, sparkline
 from spectrim.report.view import BINS, CELLS, POINTS, columns, height, view
+from spectrim.spectrum import NoiseFit
 from spectrim.tails import Tail
+from spectrim.trim import Change
 from spectrim.verdict import KINDS, Verdict
 
 NASTY = "</script><script>alert(1)</script>\"'&<b>"

@@ -450,8 +450,10 @@ def test_ctrl_c_while_starting_leaves_nothing(slow_trim, tmp_path):
         process = start(tmp_path, source, chosen)
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-        assert process.returncode in (130, -signal.SIGINT)
+        err = process.communicate(timeout=60)[1]
+        # Stopped before a line of ours is read, the interpreter ends by itself, with 1.
+        early = process.returncode == 1 and err.strip().endswith("KeyboardInterrupt") and "spectrim/" not in err
+        assert early or process.returncode in (130, -signal.SIGINT), err
         assert not list(tmp_path.iterdir())
 
 

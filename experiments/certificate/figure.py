@@ -133,7 +133,7 @@ def main() -> None:
     panels = (
         ("mlp", "response", 0.0, "at the samples"),
         ("mlp", "response", 0.1, "within .1 of the samples"),
-        ("mlp", "enclosure", 0.3, "within .3 of the samples"),
+        ("mlp", "response", 0.3, "within .3 of the samples"),
     )
     for axis, (net, sharp, radius, title) in zip(axes[0], panels, strict=True):
         for colour, way in zip(drawing.INK, (WAYS[0], WAYS[2]), strict=False):

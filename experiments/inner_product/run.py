@@ -56,16 +56,23 @@ PUBLISHED = ("published, 128 samples", "published, 128 samples, uniform")
 def sources(task: Any, samples: models.Batches) -> dict[str, Source]:
     """Returns where moments come from, each made when it is first asked for."""
     model, only = task.model, task.only
-    drawn = cache(lambda: synthetic(model))
+    side = size(samples)  # of the user's images: what a model says of itself is what it was trained on
+    drawn = cache(lambda: synthetic(model, image_size=side))
 
     def noise():
         return gather(model, drawn(), only=only, source="synthetic", recipe=drawn().recipe)
 
     return {
         "samples": Source("128 samples", lambda: gather(model, samples, only=only), inputs=samples),
-        "noise": Source("noise", noise, NOISE_DAMPING),
+        "noise": Source("noise" if side in (None, 224) else f"noise of {side} pixels", noise, NOISE_DAMPING),
         "stored": Source("stored", lambda: stored(model, samples[0], only=only), NOISE_DAMPING),
     }
+
+
+def size(samples: models.Batches) -> int | None:
+    """Returns the side of the images that the samples are, or None where they are something else."""
+    first = samples[0].get("pixel_values") if isinstance(samples[0], Mapping) else samples[0]
+    return first.shape[-1] if first is not None and first.ndim == 4 else None
 
 
 def methods(task: Any, samples: models.Batches, kind: str) -> dict[str, Any]:

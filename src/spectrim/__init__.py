@@ -11,20 +11,18 @@ True
 
 __version__ = "0.5.0"
 
-from . import budgets, calibrate, cycles, edges, inner, laws, penalties, planted, schedules, sparsify
-from .certificate import certify
+from . import budgets, calibrate, cycles, edges, laws, penalties, planted, schedules, sparsify
 from .edges import Bema
 from .factored import load
 from .frozen import frozen_zeros
 from .moments import Moments
-from .plan import Entry, Plan
+from .plan import Plan
 from .pruner import Pruner
 from .reading import equalize, read_spectrum
 from .restore import Restore
-from .sites import Site
 from .spectrum import NoiseFit, Spectrum
 from .survey import Reading, Survey
-from .trim import Change, Changes
+from .trim import Changes
 from .verdict import Verdict
 
 # The verbs share their names with their modules: they are bound last, so that `spectrim.plan` is the function.
@@ -37,28 +35,23 @@ from .recover import recover  # isort: skip
 
 __all__ = [
     "Bema",
-    "Change",
     "Changes",
-    "Entry",
     "Moments",
     "NoiseFit",
     "Plan",
     "Pruner",
     "Reading",
     "Restore",
-    "Site",
     "Spectrum",
     "Survey",
     "Verdict",
     "budgets",
     "calibrate",
-    "certify",
     "compare",
     "cycles",
     "edges",
     "equalize",
     "frozen_zeros",
-    "inner",
     "laws",
     "load",
     "penalties",

@@ -190,6 +190,7 @@ def moved(model: nn.Module, batch: Batch, device: torch.device | str | None) -> 
 
 def describe(batch: Batch, digest) -> int:
     """Return the samples of a batch, by the length of its first tensor, and take its tensors into the hash."""
+    batch = getattr(batch, "batch", batch)  # what a function of the model runs it on, where it says so
     if isinstance(batch, Tensor):
         digest.update(f"{batch.dtype} {tuple(batch.shape)}".encode())
         digest.update(batch.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..moments import Moments
 from .gather import gather
-from .inputs import COUNT, synthetic
+from .inputs import synthetic
 from .recipes import replay
 from .stored import stored
 
@@ -24,8 +24,9 @@ def moments_of(
     model: nn.Module,
     source: str,
     *,
-    count: int = COUNT,
+    count: int | None = None,
     seed: int = 0,
+    image_size: int | None = None,
     only: Callable[[str], bool] | None = None,
     progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Moments:
@@ -34,8 +35,9 @@ def moments_of(
     Args:
         model: a live module.
         source: "stored", from the figures that the network carries; "synthetic", from inputs made for its signature.
-        count: synthetic inputs.
+        count: synthetic inputs; see `calibrate.synthetic`.
         seed: of their generator.
+        image_size: side of synthetic images, where yours are of another size than the model says of itself.
         only: a function of a name, that lets a matrix take part.
         progress: wraps the iteration over the batches.
     """
@@ -43,7 +45,7 @@ def moments_of(
         return stored(model, only=only)
     if source != "synthetic":
         raise ValueError(f"without data moments come from one of {', '.join(WITHOUT_DATA)}, not {source!r}")
-    inputs = synthetic(model, count=count, seed=seed)
+    inputs = synthetic(model, count=count, seed=seed, image_size=image_size)
     return gather(model, inputs, only=only, source="synthetic", recipe=inputs.recipe, progress=progress)
 
 

@@ -52,7 +52,7 @@ def certify(
     leave it, from the dense point to wherever they can be (the smaller of a bound entry by entry and one in l2, over
     units that may be on), and takes what is not known back from each pair of classes to the layer where it comes in.
     "enclosure" has its bands around the activations of the cut model alone. At radius 0 that is the arithmetic of a run
-    of the cut model, with its rounding enclosed, and says what such a run says; in a ball it is the sharpest.
+    of the cut model, with its rounding enclosed, and says what such a run says; in a ball it is sharper for deep cuts.
 
     Args:
         model: a live module that gives one row of scores a sample: Linear, Conv2d, BatchNorm, pooling, activations

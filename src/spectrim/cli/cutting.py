@@ -56,6 +56,10 @@ def plan(
             "is run through it, or from a file that Moments.save wrote; equalised is --basis equalised.",
         ),
     ] = "none",
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="With --moments synthetic: side of your images (default: what the model says)."),
+    ] = None,
     step: Annotated[
         StepName | None,
         typer.Option(help="With --zeros and --moments: how entries are chosen and made up for (default: alternate)."),
@@ -101,10 +105,12 @@ def plan(
         raise ValueError(
             "--step sets zeros in the inner product of the inputs: give --moments synthetic, stored or FILE"
         )
+    if moments != "synthetic" and image_size is not None:
+        raise ValueError("--image-size is that of synthetic inputs: give --moments synthetic, or leave it out")
     if moments != "none" and basis is not BasisName.plain:
         raise ValueError("a cut is made in one basis: leave out --moments or --basis equalised")
     places(output=output, html=html)
-    seen = _moments(model, moments)
+    seen = _moments(model, moments, image_size)
     found = surveyed(model, edge, alpha, beta, fused, no_equalize, vectors)
     how = {"basis": basis.value} if seen is None else {"moments": seen, "step": step and step.value}
     chosen = run(found, params=params, zeros=zeros, budget=budget(by), dense=dense, gate=gate, **how)
@@ -117,7 +123,7 @@ def plan(
         say(f"plan: {output}" + (f"; report: {html}" if html else ""))
 
 
-def _moments(model: str, given: str):
+def _moments(model: str, given: str, image_size: int | None):
     """The moments that --moments names, None for none."""
     if given == "none":
         return None
@@ -126,7 +132,7 @@ def _moments(model: str, given: str):
 
     if given not in WITHOUT_DATA:
         return Moments.load(given)
-    found = moments_of(live(model), given, progress=bar("running noise"))
+    found = moments_of(live(model), given, image_size=image_size, progress=bar("running noise"))
     for note in found.notes:
         err.print(note, soft_wrap=True)
     return found

@@ -20,6 +20,7 @@ from .record import Block
 Aim = Literal["dense", "own"]
 HELD_OUT = 4  # of so many batches one is not trained on, and says whether the others taught anything
 LOOKS = 4  # how often a training is looked at; the best of what was seen stays
+SLOWER = (1, 4, 16)  # where no look sees the error fall, the rate is divided by this, and the training begun anew
 
 
 @dataclass
@@ -61,33 +62,43 @@ def trained_like(
     scale = _variance(calls)
     before = (_error(block, seen, scale), _error(block, aside, scale))
     best, kept = before[1], [p.detach().clone() for p in parameters]
-    order = torch.Generator().manual_seed(seed)
+    start = kept
     sizes = [float(p.detach().double().square().mean().sqrt()) for p in parameters]
     usual = max(sizes)  # a bias of zeros is to move as well
-    groups = [{"params": [p], "lr": rate * max(size, 0.1 * usual)} for p, size in zip(parameters, sizes, strict=True)]
+    done, queue = 0, []
     try:
         with _trainable(model, parameters), _frozen(model), torch.enable_grad():
-            adam = torch.optim.Adam(groups)
-            plan = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-            looks = {round(steps * (k + 1) / LOOKS) for k in range(LOOKS)}
-            queue: list[int] = []
-            for step in range(1, steps + 1):
-                queue = queue or torch.randperm(len(seen), generator=order).tolist()
-                loss = _loss(block, seen[queue.pop()], scale)
-                adam.zero_grad()
-                loss.backward()
-                adam.step()
-                plan.step()
-                if step in looks and (found := _error(block, aside, scale)) < best:
-                    best, kept = found, [p.detach().clone() for p in parameters]
+            for slower in SLOWER:
+                order = torch.Generator().manual_seed(seed)
+                own = [rate / slower * max(size, 0.1 * usual) for size in sizes]
+                adam = torch.optim.Adam([{"params": [p], "lr": lr} for p, lr in zip(parameters, own, strict=True)])
+                plan = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+                looks = {round(steps * (k + 1) / LOOKS) for k in range(LOOKS)}
+                for step in range(1, steps + 1):
+                    queue = queue or torch.randperm(len(seen), generator=order).tolist()
+                    loss = _loss(block, seen[queue.pop()], scale)
+                    adam.zero_grad()
+                    loss.backward()
+                    adam.step()
+                    plan.step()
+                    if step in looks and (found := _error(block, aside, scale)) < best:
+                        best, kept = found, [p.detach().clone() for p in parameters]
+                done += steps
+                if best < before[1]:
+                    break
+                _write(parameters, start)
     finally:  # the best that was seen, after an interrupt too
-        with torch.no_grad():
-            for p, value in zip(parameters, kept, strict=True):
-                p.copy_(value)
+        _write(parameters, kept)
     after = (_error(block, seen, scale), _error(block, aside, scale))
     note = "" if after[1] < before[1] else "undone: the error did not fall"
     seconds = time.perf_counter() - began
-    return Block(name, (before[0], after[0]), (before[1], after[1]), steps, seconds, note)
+    return Block(name, (before[0], after[0]), (before[1], after[1]), done, seconds, note)
+
+
+@torch.no_grad()
+def _write(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
+    for p, value in zip(parameters, values, strict=True):
+        p.copy_(value)
 
 
 def _frozen(model: nn.Module) -> AbstractContextManager:

@@ -42,7 +42,8 @@ def recover(
 
     Then each block of a stack (the items of a ModuleList or Sequential that hold layers; the whole model if there is no
     such stack) is trained by Adam, in the order in which they run, on what the cut model hands it, to give what the
-    dense one gives. A training is kept where the error on held-out batches falls, else undone. Zeros stay zero, pairs
+    dense one gives. Of what it passes through, that with the least error on held-out batches is kept; where it does not
+    fall, it is begun anew at a quarter of the rate, then at a sixteenth, and undone in the end. Zeros stay zero, pairs
     keep their inner size; a matrix that was rebuilt dense at a lower rank does not keep that.
 
     Args:
@@ -55,7 +56,7 @@ def recover(
         blocks: names of the modules to train, in their order, instead of those found.
         aim: what a block is to give: "dense", what the dense model's gives in its own run, so that it also makes up for
             the blocks before it; "own", what the dense block gives on the inputs of the cut model.
-        steps: of Adam for each block, one batch each, >= 1.
+        steps: of Adam for each block and rate, one batch each, >= 1.
         rate: of a step, as a share of the root mean square of a parameter; falls to 0 along a cosine.
         biases, norms: whether biases, and the gains and shifts of norms, are trained too.
         seed: of the order of the batches.

@@ -6,7 +6,18 @@ multiply-adds), `methods`, `keeping` (finished cells as files), `record` (the re
 """
 
 from spectrim.sweep.counting import Counts, count, watched
-from spectrim.sweep.methods import CONTROLS, Method, Random, Ranks, Zeros, controls, defaults, known, named
+from spectrim.sweep.methods import (
+    CONTROLS,
+    Method,
+    Random,
+    Ranks,
+    Reconstructed,
+    Zeros,
+    controls,
+    defaults,
+    known,
+    named,
+)
 from spectrim.sweep.record import Cell, Figure, ScoreInfo, Sweep, errors_among
 from spectrim.sweep.resampling import Gain, resample
 from spectrim.sweep.run import RATES, Stopped, sweep
@@ -22,6 +33,7 @@ __all__ = [
     "Method",
     "Random",
     "Ranks",
+    "Reconstructed",
     "Score",
     "ScoreInfo",
     "Stopped",

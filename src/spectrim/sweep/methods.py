@@ -7,7 +7,7 @@ here are frozen dataclasses, so that their `repr` is a complete configuration.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from .. import budgets
 from ..budgets.thresholds import threshold_counts
+from ..calibrate.sources import WITHOUT_DATA, moments_of
+from ..entries import Step
+from ..moments import Moments
 from ..plan import Plan, plan
 from ..survey import Survey, inventory
 from ..trim import trim
@@ -49,6 +52,51 @@ class Ranks:
         chosen = plan(found, params=1 - rate, basis=self.basis, gate=1)
         trim(model, chosen)
         return chosen
+
+
+@dataclass(frozen=True, repr=False)
+class Reconstructed:
+    """Cuts in the inner product of the layers' inputs: zeros by one step, or ranks.
+
+    Args:
+        source: "synthetic" or "stored", which take no data; or the moments of samples, from `calibrate.gather`.
+        budget: how many zeros each matrix gets.
+        step: how they are chosen and made up for, see `spectrim.inner`.
+        ranks: cut ranks until this share of the numbers stored is gone, in place of zeros.
+    """
+
+    source: str | Moments
+    budget: Any = field(default_factory=budgets.GlobalMagnitude)
+    step: Step = "alternate"
+    ranks: bool = False
+    _made: dict[str, Moments] = field(default_factory=dict, init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, Moments) and self.source not in WITHOUT_DATA:
+            raise ValueError(f"source is one of {', '.join(WITHOUT_DATA)}, or moments, not {self.source!r:.60}")
+
+    def __repr__(self) -> str:
+        told = self.source if isinstance(self.source, str) else f"{self.source.source} {self.source.fingerprint[:12]}"
+        return f"Reconstructed({told}, " + ("ranks)" if self.ranks else f"{self.budget!r}, {self.step})")
+
+    def __call__(self, model: nn.Module, found: Survey, rate: float, generator: torch.Generator) -> Plan:
+        """Change the model in place and return the plan."""
+        moments = self._moments(model, found)
+        if self.ranks:
+            chosen = plan(found, params=1 - rate, moments=moments)
+        else:
+            chosen = plan(found, zeros=rate, budget=self.budget, moments=moments, step=self.step)
+        trim(model, chosen, moments=moments)
+        return chosen
+
+    def _moments(self, model: nn.Module, found: Survey) -> Moments:
+        if isinstance(self.source, Moments):
+            return self.source
+        if found.fingerprint not in self._made:  # every cell begins from the same dense model
+            names = {r.name for r in found.fitted}
+            self._made.clear()
+            self._made[found.fingerprint] = moments_of(model, self.source, only=names.__contains__)
+        return self._made[found.fingerprint]
 
 
 @dataclass(frozen=True)
@@ -105,8 +153,12 @@ def _budget(made: type) -> Any | None:
 
 
 def known() -> dict[str, Method]:
-    """Return every method that has a name: the defaults, and low rank beside them."""
-    return defaults() | {"ranks": Ranks(), "ranks (equalised)": Ranks("equalised")}
+    """Return every method that has a name: the defaults; beside them low rank, and cuts with moments without data."""
+    more: dict[str, Method] = {"ranks": Ranks(), "ranks (equalised)": Ranks("equalised")}
+    for source in WITHOUT_DATA:
+        more[f"zeros ({source})"] = Reconstructed(source)
+        more[f"ranks ({source})"] = Reconstructed(source, ranks=True)
+    return defaults() | more
 
 
 def named(names: Iterable[str]) -> dict[str, Method]:

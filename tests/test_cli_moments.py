@@ -1,0 +1,87 @@
+"""`plan --moments` and `trim` on folders: no data, the same moments again, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from spectrim.calibrate import gather
+from spectrim.cli import app
+
+transformers = pytest.importorskip("transformers")
+RUN = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small BERT as transformers saves it."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=300, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96
+    )
+    place = tmp_path_factory.mktemp("bert") / "model"
+    transformers.BertModel(config).save_pretrained(place)
+    return place
+
+
+def run(*args):
+    return RUN.invoke(app, [str(arg) for arg in args])
+
+
+@pytest.mark.parametrize("source", ["synthetic", "stored"])
+def test_a_folder_is_planned_and_trimmed_without_data(folder, tmp_path, source):
+    done = run("plan", folder, "--zeros", ".5", "--moments", source, "-o", tmp_path / "plan.json")
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "plan.json").read_text())
+    assert told["moments"]["source"] == source and told["moments"]["fingerprint"]
+    touched = [e for e in told["entries"] if e["basis"] == "moments"]
+    assert len(touched) >= 12 and all(0 < e["output_error"] < 1 for e in touched)
+    done = run("trim", folder, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    again = transformers.AutoModel.from_pretrained(tmp_path / "out")
+    dense = transformers.AutoModel.from_pretrained(folder)
+    W, new = (m.encoder.layer[0].intermediate.dense.weight for m in (dense, again))
+    assert int((new == 0).sum()) >= next(
+        e["zeros"] for e in told["entries"] if e["name"].endswith("0.intermediate.dense")
+    )
+    kept = new != 0
+    assert not torch.equal(new[kept], W[kept])  # what stays makes up for what went
+
+
+def test_moments_of_samples_come_from_a_file_and_no_other(folder, tmp_path):
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    tokens = torch.randint(5, 300, (8, 12), generator=torch.Generator().manual_seed(0))
+    file = gather(model, [{"input_ids": tokens}]).save(tmp_path / "seen.safetensors")
+    other = gather(model, [{"input_ids": tokens.flip(0)[:4]}]).save(tmp_path / "other.safetensors")
+    done = run("plan", folder, "--params", ".6", "--moments", file, "-o", tmp_path / "plan.json")
+    assert done.exit_code == 0, done.output
+    ask = ("trim", folder, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out")
+    for more, message in (((), "give their moments"), (("--moments", other), "not those")):
+        done = run(*ask, *more)
+        assert done.exit_code != 0 and message in " ".join(done.output.split())
+        assert not (tmp_path / "out").exists()
+    assert run(*ask, "--moments", file).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--step", "obs"), "give --moments"),
+        (("--moments", "synthetic", "--basis", "equalised"), "one basis"),
+        (("--moments", "stored", "--image-size", "32"), "--image-size"),
+        (("--moments", "nowhere.safetensors"), "no such file"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_the_way_out(folder, tmp_path, more, message):
+    done = run("plan", folder, "--zeros", ".5", "-o", tmp_path / "plan.json", *more)
+    assert done.exit_code != 0 and message in " ".join(done.output.split())
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_a_file_of_weights_has_no_way_to_run_inputs_and_says_what_to_do(tmp_path):
+    torch.save({"fc.weight": torch.randn(40, 30)}, tmp_path / "model.pt")
+    done = run("plan", tmp_path / "model.pt", "--zeros", ".5", "--moments", "synthetic", "-o", tmp_path / "plan.json")
+    assert done.exit_code != 0 and "calibrate.gather" in " ".join(done.output.split())
