@@ -97,8 +97,8 @@ Sections 3.3 to 3.6 of 2503.01922 want ImageNet and its checkpoints: the [recipe
 is in experiments/imagenet, with empty cells, and the [same at a small size](../experiments/vit_cifar/README.md) in
 experiments/vit_cifar. What budgets of zeros are worth on five models, the papers' and others', stands in
 [experiments/data_free_zeros](../experiments/data_free_zeros/README.md); what moments of the inputs bring, with and
-without data, in [experiments/inner_product](../experiments/inner_product/README.md); which predictions provably survive a cut, in
-[experiments/certificate](../experiments/certificate/README.md).
+without data, in [experiments/inner_product](../experiments/inner_product/README.md); which predictions provably
+survive a cut, in [experiments/certificate](../experiments/certificate/README.md).
 
 ## What matters in practice
 """
