@@ -115,7 +115,9 @@ def measured(
         others = [cell for cell in found if cell.rate == one.rate and cell is not one and not cell.failed]
         for score in found.scores if not one.failed else ():
             of = gains.setdefault(score, {}).setdefault(f"{one.rate:g}", {}).setdefault(one.method, {})
-            of |= {cell.method: vars(found.gain(one, cell, score, "report")) for cell in others}
+            for cell in others:
+                told = vars(found.gain(one, cell, score, "report"))
+                of[cell.method] = {key: round(x, 5) if isinstance(x, float) else x for key, x in told.items()}
     return {"sweep": slim(json.loads(found.to_json())), "gains": gains}
 
 

@@ -1,0 +1,70 @@
+"""The experiment on inner products: a toy run, and the page that holds its tables."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from experiments.inner_product import figure, run  # noqa: E402
+
+HERE = ROOT / "experiments/inner_product"
+
+
+@pytest.fixture(scope="module")
+def results():
+    return json.loads((HERE / "results.json").read_text())["results"]
+
+
+def test_the_toy_run(tmp_path):
+    zeros, ranks = (run.measured("toy", kind, {}, tmp_path, (0.5,)) for kind in ("zeros", "ranks"))
+    for found in (zeros, ranks):
+        assert not [c["method"] for c in found["sweep"]["cells"] if c["failed"] or c["flag"]]
+    value = {c["method"]: c["scores"]["cosine"]["report"]["value"] for c in zeros["sweep"]["cells"]}
+    assert value["alternate, noise"] > value["global magnitude"] > value["random"]
+    assert set(figure.WITH_DATA) | set(figure.WITHOUT_DATA) < set(value)
+    gain = zeros["gains"]["cosine"]["0.5"]["alternate, noise"]["random"]
+    assert gain["low"] > 0
+    assert "| alternate, noise |" in figure.scores_table("toy zeros", zeros["sweep"])
+
+
+def test_the_page_is_that_of_the_results(results):
+    page = (HERE / "README.md").read_text()
+    assert figure.filled(page, results) == page
+
+
+def test_what_the_page_says_in_words_is_in_the_results(results):
+    for result in results.values():
+        for of in result["gains"]["cosine"].values():
+            for more in (", 128 samples", ", noise", ", 128 samples, uniform", ", noise, uniform"):
+                assert of[f"alternate{more}"][f"published{more}"]["low"] > 0
+    for of in results["minilm zeros"]["gains"]["cosine"].values():
+        for source in ("128 samples", "noise"):
+            edge = of[f"alternate, {source}, least damage"]
+            assert min(edge[f"alternate, {source}"]["low"], edge[f"alternate, {source}, uniform"]["low"]) > 0
+    for of in results["efficientnet zeros"]["gains"]["cosine"].values():
+        assert of["alternate, noise, least damage"]["alternate, noise"]["high"] < 0
+
+
+def test_the_readme_quotes_the_results(results):
+    line = r"^\| (.*?) \| (?:none|128 samples) \| ([\d.]+) ± [\d.]+ \| ([\d.]+) ± [\d.]+ \|$"
+    rows = re.findall(line, (ROOT / "README.md").read_text(), re.M)
+    of = {
+        "global magnitude": "global magnitude",
+        "SparseGPT as published, uniform": "published, 128 samples, uniform",
+        "SparseGPT, budget of global magnitude": "published, 128 samples",
+        "`--moments synthetic`": "alternate, noise",
+        "the same, noise edge as the budget": "alternate, noise, least damage",
+        "your samples": "alternate, 128 samples",
+    }
+    assert len(rows) == len(of)
+    for name, cosine, top in rows:
+        cells = (results[f"{model} zeros"]["sweep"]["cells"] for model in ("minilm", "efficientnet"))
+        first, second = (figure.value(c, of[name], 0.6, s)[0] for c, s in zip(cells, ("cosine", "top1"), strict=True))
+        assert (f"{first:.3f}", f"{100 * second:.1f}") == (cosine, top)
