@@ -78,6 +78,20 @@ def test_ranks_in_the_inner_product_are_whitened_and_lose_less_than_plain_ones(s
     assert chosen.params_after <= 0.5 * chosen.params_before
 
 
+def test_moments_that_are_not_of_the_data_are_damped_more(seen):
+    net, _, moments = seen
+    drawn = Moments(dict(moments.items()), "synthetic")
+    assert (moments.damping, drawn.damping) == (0.01, 0.1)
+    cut = copy.deepcopy(net)
+    chosen = plan(survey(net), zeros=0.5, moments=drawn)
+    trim(cut, chosen, moments=drawn)
+    for entry in chosen.entries:
+        W = net.get_submodule(entry.name).weight.data
+        assert torch.equal(
+            cut.get_submodule(entry.name).weight.data, alternate(W, moments[entry.name], entry.zeros, damping=0.1)
+        )
+
+
 def test_a_plan_is_replayed_from_its_file_with_the_moments_from_theirs(seen, tmp_path):
     net, _, moments = seen
     plan(survey(net), zeros=0.5, moments=moments).to_json(tmp_path / "plan.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .inner.alternate import alternate
-from .inner.obs import obs, wanda
+from .inner.obs import DAMPING, obs, wanda
 from .inner.whiten import low_rank
 from .linalg import Factors
 from .moments import Moment
@@ -14,7 +14,12 @@ from .steps import smallest_to_zero, truncate
 
 
 def zeroed(
-    W: Tensor, zeros: int, scales: Equalised | None = None, moment: Moment | None = None, step: str = "magnitude"
+    W: Tensor,
+    zeros: int,
+    scales: Equalised | None = None,
+    moment: Moment | None = None,
+    step: str = "magnitude",
+    damping: float = DAMPING,
 ) -> Tensor:
     """Return W with `zeros` entries at zero, chosen by one step; the others stay, or make up for those.
 
@@ -24,12 +29,13 @@ def zeroed(
         scales: row and column scales, in which magnitudes are compared; for the step "magnitude" alone.
         moment: of the inputs, for the other steps.
         step: "magnitude", "wanda", "obs" or "alternate"; see `spectrim.inner`.
+        damping: share of the mean square of an input that is added to all of them, `Moments.damping`.
     """
     if step == "magnitude":
         return smallest_to_zero(W, zeros, scales)
     if step == "wanda":
         return wanda(W, moment, zeros, "row")
-    return {"obs": obs, "alternate": alternate}[step](W, moment, zeros)
+    return {"obs": obs, "alternate": alternate}[step](W, moment, zeros, damping=damping)
 
 
 def ranked(

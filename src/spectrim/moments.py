@@ -240,6 +240,11 @@ class Moments(Mapping[str, Moment]):
         """What is odd about these moments, in sentences."""
         return tuple(self.recipe.get("notes", ()))
 
+    @property
+    def damping(self) -> float:
+        """The share of the mean square of an input that steps add to C: .01, or .1 where it is not of samples."""
+        return 0.01 if self.source == "samples" else 0.1
+
     def distinct(self) -> list[tuple[Moment, list[str]]]:
         """Return each moment once, with the names of the matrices that share it."""
         met: dict[int, tuple[Moment, list[str]]] = {}

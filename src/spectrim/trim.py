@@ -28,6 +28,7 @@ from .survey import Edge, Model, fingerprint, inventory, open_model
 
 SLACK = 1e-3  # between the relative error that a plan states and the one found anew: other threads, other rounding
 Progress = Callable[[Iterable[Entry]], Iterable[Entry]]
+Piece = Tensor | tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,8 @@ class _Work:
         scales = equalize(self.W, edge=how.edge) if entry.basis == "equalised" else None
         moment = how.moment(entry)
         if entry.action == "zeros":
-            self.piece: Tensor | tuple[Tensor, Tensor] = zeroed(self.W, entry.zeros, scales, moment, entry.step)
+            more = {} if moment is None else {"damping": how.moments.damping}
+            self.piece: Piece = zeroed(self.W, entry.zeros, scales, moment, entry.step, **more)
             self.error = _norm(self.W - self.piece) / (_norm(self.W) or 1.0)
             self._check_damage(self.error)
         else:

@@ -9,6 +9,7 @@ from ..budgets import Allotment, Budget, Target, candidates, evened
 from ..budgets.allotment import asked, lifted
 from ..cut import zeroed
 from ..entries import Basis, Entry, Step
+from ..inner.obs import DAMPING
 from ..moments import Moment, Moments
 from ..survey import Survey
 from .entry import entry_of, kept, lost, why_not, without
@@ -55,7 +56,8 @@ def zeros(
         if r.name in lacking:
             why.append(f"its smallest magnitudes, for {lacking[r.name]}")
         text = "; ".join(filter(None, why))
-        entries.append(_zero_entry(targets[r.name], counts[r.name], name_of(budget), text, moment, step))
+        how = (moment, step, DAMPING if moments is None else moments.damping)
+        entries.append(_zero_entry(targets[r.name], counts[r.name], f"{name_of(budget)}{text and f': {text}'}", *how))
     notes = list(allotment.notes)
     if lacking:
         notes.append(f"{len(lacking)} of {len(targets)} matrices have no moments and lose their smallest magnitudes")
@@ -69,11 +71,11 @@ def _moved(given: int, count: int) -> str:
     return f"{given - count} fewer than its share, for others hold more than theirs" if count < given else ""
 
 
-def _zero_entry(t: Target, count: int, budget: str, why: str, moment: Moment | None, step: Step) -> Entry:
+def _zero_entry(t: Target, count: int, why: str, moment: Moment | None, step: Step, damping: float) -> Entry:
     W, scales = t.stored()
     basis: Basis = "moments" if moment is not None else "plain" if scales is None else "equalised"
     step = step if moment is not None else "magnitude"
-    new = zeroed(W, count, scales, moment, step)
+    new = zeroed(W, count, scales, moment, step, damping)
     return entry_of(
         t.reading,
         action="zeros",
@@ -83,7 +85,7 @@ def _zero_entry(t: Target, count: int, budget: str, why: str, moment: Moment | N
         damage=lost(W, new),
         output_error=None if moment is None else lost(W, new, moment),
         spikes=t.reading.fit.spikes,
-        reason=f"{count / t.entries:.1%} of its entries, by {budget}" + (f": {why}" if why else ""),
+        reason=f"{count / t.entries:.1%} of its entries, by {why}",
     )
 
 
