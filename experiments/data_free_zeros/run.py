@@ -48,6 +48,7 @@ from typing import Any
 import torch
 from experiments import jobs
 from experiments.jobs import Job
+from experiments.tasks import files
 from torch import nn
 
 from spectrim import budgets
@@ -162,13 +163,12 @@ def toy() -> Toy:
     return Toy()
 
 
-# name: (the options whose files it needs, seconds of the curves and of the ablation)
-MODELS = {
-    "minilm": (("minilm",), 400, 300),
-    "vit_cifar": (("vit_cifar", "cifar"), 150, 100),
-    "efficientnet": (("lite0", "images"), 600, 400),
-    "vit_s14": (("vit", "cifar"), 1500, 900),
-    "whisper": (("whisper", "speech", "transcripts"), 1700, 1000),
+SECONDS = {  # of the curves and of the ablation
+    "minilm": (400, 300),
+    "vit_cifar": (150, 100),
+    "efficientnet": (600, 400),
+    "vit_s14": (1500, 900),
+    "whisper": (1700, 1000),
 }
 
 
@@ -177,39 +177,22 @@ def make_jobs(given: Mapping[str, Path], work: Path, scale: str) -> dict[str, Jo
     if scale == "toy":
         rates = {"work": work, "given": {}, "rates": (0.5,)}
         return {f"toy {kind}": Job(measured, {"name": "toy", "kind": kind} | rates, 2) for kind in SETS}
-    there = {name: spec for name, spec in MODELS.items() if all(key in given for key in spec[0])}
     found = {}
     for i, kind in enumerate(SETS):
-        for name, (_, *costs) in there.items():
-            asked = {"name": name, "kind": kind, "given": _Places(given), "work": work}
+        for name in files.there(given):
+            asked = {"name": name, "kind": kind, "given": files.Places(given), "work": work}
             if kind == "curves" and name in FEWER:
                 asked |= FEWER[name]
-            found[f"{name} {kind}"] = Job(measured, asked, costs[i])
+            found[f"{name} {kind}"] = Job(measured, asked, SECONDS[name][i])
     return found
-
-
-class _Places(dict):
-    """Places of files by option: what a job is asked does not depend on them."""
-
-    def __repr__(self) -> str:
-        return "places"
 
 
 def main() -> None:
     """Runs the jobs and writes the results."""
     parser = jobs.arguments(__doc__.splitlines()[0], Path(__file__).parent)
-    parser.add_argument("--minilm", type=Path, help="folder of the checkpoint; DEFAULT: that of the installed package")
-    parser.add_argument("--vit", type=Path, help="vit_s_focus.onnx")
-    parser.add_argument("--vit-cache", type=Path, help=".npz that keeps the dense features of the ViT")
-    parser.add_argument("--lite0", type=Path, help="checkpoint of EfficientNet-Lite0")
-    parser.add_argument("--images", type=Path, help="zip of ImageNet images, CCCC_synset.jpg")
-    parser.add_argument("--whisper", type=Path, help="folder of Whisper tiny.en")
-    parser.add_argument("--speech", type=Path, help="folder of WAV prompts")
-    parser.add_argument("--transcripts", type=Path, help="their transcripts")
-    parser.add_argument("--vit-cifar", type=Path, help="folder that experiments/vit_cifar/train.py wrote")
+    files.add(parser)
     options = parser.parse_args()
-    names = {key for keys, *_ in MODELS.values() for key in keys} | {"vit_cache"}
-    given = {key: vars(options)[key] for key in sorted(names) if vars(options)[key] is not None}
+    given = files.given(options)
     scale = "toy" if options.toy else options.scale
     work, _ = jobs.places(options)
     made_jobs = make_jobs(given, work, scale)

@@ -5,13 +5,13 @@ python -m experiments.inner_product.figure
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments import drawing, records
+
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 WITHOUT_DATA = ("alternate, noise", "alternate, noise, uniform", "alternate, noise, least damage", "alternate, stored")
 WITH_DATA = ("published, 128 samples", "published, 128 samples, uniform")
 CONTROL = "global magnitude"
@@ -32,32 +32,30 @@ def value(cells: list[dict[str, Any]], method: str, rate: float, score: str) -> 
     return (found["report"]["value"], found["report"]["error"]) if found else None
 
 
-def scores_table(job: str, found: Mapping[str, Any]) -> str:
-    """Returns one row a method: the headline and the cosine at each share."""
-    cells, infos = found["cells"], list(found["dense"]["scores"])
-    shown = [infos[0], *(["cosine"] if "cosine" in infos[1:] else [])]
+def scores_table(found: Mapping[str, Any]) -> list[list[str]]:
+    """Returns a row for the dense model and one for each method: the headline and the cosine at each share."""
+    cells, dense = found["cells"], found["dense"]["scores"]
+    first = next(iter(dense))
+    shown = [first, *(["cosine"] if "cosine" in dense and first != "cosine" else [])]
     rates = sorted({c["rate"] for c in cells})
-    dense = ", ".join(f"{name} {found['dense']['scores'][name]['report']['value']:.3f}" for name in shown)
-    name, kind = job.split()
-    lines = [f"### {NAMES[name]}, {kind}", "", f"Dense: {dense}. Cells: {' / '.join(shown)}.", ""]
-    lines += ["| method | " + " | ".join(f"{r:.0%}" for r in rates) + " |", "|---|" + "---|" * len(rates)]
+    whole = " / ".join(f"{dense[name]['report']['value']:.3f}" for name in shown)
+    rows = [[" / ".join(shown), *(f"{r:.0%}" for r in rates)], ["dense", *[whole] * len(rates)]]
     for method in dict.fromkeys(c["method"] for c in cells):
-        row = []
+        row = [method]
         for rate in rates:
             of = [value(cells, method, rate, score) for score in shown]
             row.append(" / ".join("–" if v is None else f"{v[0]:.3f} ± {v[1]:.3f}" for v in of))
-        lines.append(f"| {method} | {' | '.join(row)} |")
-    return "\n".join(lines)
+        rows.append(row)
+    return rows
 
 
-def gap_table(results: Mapping[str, Any]) -> str:
+def gap_table(results: Mapping[str, Any]) -> list[list[str]]:
     """Returns the share of the gap from global magnitude to the published step with samples that is closed without.
 
     The gap is that to the better one of the two published budgets, in the headline, or in the cosine where the headline
     does not tell them apart by two of its errors.
     """
-    lines = ["| model | share of zeros | score | " + " | ".join(WITHOUT_DATA) + " |"]
-    lines.append("|---|---|---|" + "---|" * len(WITHOUT_DATA))
+    rows = [["model", "share of zeros", "score", *WITHOUT_DATA]]
     for job, result in results.items():
         name, kind = job.split()
         if kind != "zeros" or name == "toy":
@@ -68,8 +66,8 @@ def gap_table(results: Mapping[str, Any]) -> str:
             low = value(cells, CONTROL, rate, score)[0]
             high = max((value(cells, m, rate, score)[0] for m in WITH_DATA), key=lambda v: abs(v - low))
             shares = [f"{(value(cells, m, rate, score)[0] - low) / (high - low):.0%}" for m in WITHOUT_DATA]
-            lines.append(f"| {NAMES[name]} | {rate:.0%} | {score} | {' | '.join(shares)} |")
-    return "\n".join(lines)
+            rows.append([NAMES[name], f"{rate:.0%}", score, *shares])
+    return rows
 
 
 def headline(found: Mapping[str, Any], rate: float) -> str:
@@ -83,25 +81,14 @@ def headline(found: Mapping[str, Any], rate: float) -> str:
     return "cosine"
 
 
-def text(results: Mapping[str, Any]) -> str:
-    """Returns all tables."""
-    parts = ["### How much of the gap is closed without data", "", gap_table(results), ""]
-    for job, result in results.items():
-        parts += [scores_table(job, result["sweep"]), ""]
-    return "\n".join(parts).rstrip()
-
-
-def filled(readme: str, results: Mapping[str, Any]) -> str:
-    """Returns the page with its tables made anew."""
-    head, _, rest = readme.partition(BEGIN)
-    return f"{head}{BEGIN}\n\n{text(results)}\n\n{END}{rest.partition(END)[2]}"
+def tables(results: Mapping[str, Any]) -> dict[str, list[list[str]]]:
+    """Returns all tables by their marks in the README."""
+    return {"gap": gap_table(results)} | {job: scores_table(result["sweep"]) for job, result in results.items()}
 
 
 def main() -> None:
-    """Writes the tables."""
-    results = json.loads((HERE / "results.json").read_text())["results"]
-    page = HERE / "README.md"
-    page.write_text(filled(page.read_text(), results))
+    """Fills the tables."""
+    drawing.fill(HERE, tables(records.read(HERE / "results.json")["results"]))
 
 
 if __name__ == "__main__":

@@ -10,15 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from spectrim import budgets, plan, trim
+from spectrim import budgets, cut, plan, trim
 from spectrim.calibrate import sequential
-from spectrim.inner.alternate import alternate
 from spectrim.inner.mean_shift import correct, shift
-from spectrim.inner.obs import obs, wanda
+from spectrim.inner.obs import obs
 from spectrim.inner.whiten import low_rank
 from spectrim.moments import Moment, Moments
 from spectrim.sites import Site
-from spectrim.steps import smallest_to_zero
 from spectrim.survey import Survey, inventory
 
 Step = Literal["magnitude", "wanda", "obs", "published", "alternate"]
@@ -51,13 +49,11 @@ NOTHING = Source("no moments", lambda: Moments({}, "identity"))
 
 def zeroed(W: Tensor, zeros: int, moment: Moment | None, step: Step, damping: float) -> Tensor:
     """Returns the matrix with so many entries at zero; without a moment the smallest go."""
-    if moment is None or step == "magnitude":
-        return smallest_to_zero(W, zeros)
-    if step == "wanda":
-        return wanda(W, moment, zeros, "row")
+    if moment is None:
+        step = "magnitude"
     if step == "published":  # SparseGPT as its authors have it
         return obs(W, moment, zeros, scope="block", order="given", damping=damping)
-    return {"obs": obs, "alternate": alternate}[step](W, moment, zeros, damping=damping)
+    return cut.zeroed(W, zeros, moment=moment, step=step, damping=damping)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,7 +84,7 @@ class Zeroed:
         sites = [site for site in inventory(model, found.fused).sites if site.name in counts]
         places = self.places() if self.places else {}
 
-        def cut(group: list[Site], moments: Moments) -> None:
+        def act(group: list[Site], moments: Moments) -> None:
             for site in group:
                 W, moment = site.get().clone(), moments.get(site.name)
                 trusted = moment is not None and moments.recipe.get("trust", {}).get(site.name) != "approximate"
@@ -99,11 +95,11 @@ class Zeroed:
                     correct(model, places, {site.name: shift(W, new, moment)})
 
         if not self.in_turn:
-            cut(sites, self.source.moments)
+            act(sites, self.source.moments)
             return
-        done = sequential(model, self.source.inputs, cut, sites=sites)
+        done = sequential(model, self.source.inputs, act, sites=sites)
         reached = {name for group in done.groups for name in group}
-        cut([site for site in sites if site.name not in reached], NOTHING.moments)
+        act([site for site in sites if site.name not in reached], NOTHING.moments)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

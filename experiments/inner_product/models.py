@@ -15,14 +15,6 @@ SAMPLES = 128
 BATCH = 16
 WORDS = 60  # of a background document, as many as a text of the task has
 
-NEEDS = {  # the files that a model's task and samples are made of, by option
-    "minilm": ("minilm",),
-    "vit_cifar": ("vit_cifar", "cifar"),
-    "vit_s14": ("vit", "cifar"),
-    "efficientnet": ("lite0", "images"),
-    "whisper": ("whisper", "speech", "transcripts"),
-}
-
 
 def opened(name: str, given: Mapping[str, Path]) -> tuple[Any, Batches]:
     """Returns the task of a model, and 128 samples, in batches, that it does not score."""

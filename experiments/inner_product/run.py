@@ -42,6 +42,7 @@ from experiments.data_free_zeros.run import Toy, slim
 from experiments.inner_product import models
 from experiments.inner_product.methods import NOTHING, Ranked, Source, Zeroed
 from experiments.jobs import Job
+from experiments.tasks import files
 
 from spectrim import budgets
 from spectrim.calibrate import gather, shift_places, stored, synthetic
@@ -131,45 +132,28 @@ def toy() -> tuple[Any, models.Batches]:
 SECONDS = {"minilm": 2700, "efficientnet": 2700, "vit_s14": 6000, "whisper": 7200, "vit_cifar": 1500}
 
 
-class Places(dict):
-    """Places of files by option: what a job is asked does not depend on them."""
-
-    def __repr__(self) -> str:
-        return "places"
-
-
 def make_jobs(given: Mapping[str, Path], work: Path, scale: str) -> dict[str, Job]:
     """Returns the jobs, zeros of all models first."""
     if scale == "toy":
         asked = {"work": work, "given": {}, "rates": (0.5,)}
         return {f"toy {kind}": Job(measured, {"name": "toy", "kind": kind} | asked, 5) for kind in RATES}
-    there = [name for name, needs in models.NEEDS.items() if all(key in given for key in needs)]
     return {
         f"{name} {kind}": Job(
             measured,
-            {"name": name, "kind": kind, "given": Places(given), "work": work},
+            {"name": name, "kind": kind, "given": files.Places(given), "work": work},
             SECONDS[name] * (1 if kind == "zeros" else 0.2),
         )
         for kind in RATES
-        for name in there
+        for name in files.there(given)
     }
 
 
 def main() -> None:
     """Runs the jobs and writes the results."""
     parser = jobs.arguments(__doc__.splitlines()[0], Path(__file__).parent)
-    parser.add_argument("--minilm", type=Path, help="folder of the checkpoint; DEFAULT: that of the installed package")
-    parser.add_argument("--vit", type=Path, help="vit_s_focus.onnx")
-    parser.add_argument("--vit-cache", type=Path, help=".npz that keeps the dense features of the ViT")
-    parser.add_argument("--lite0", type=Path, help="checkpoint of EfficientNet-Lite0")
-    parser.add_argument("--images", type=Path, help="zip of ImageNet images, CCCC_synset.jpg")
-    parser.add_argument("--whisper", type=Path, help="folder of Whisper tiny.en")
-    parser.add_argument("--speech", type=Path, help="folder of WAV prompts")
-    parser.add_argument("--transcripts", type=Path, help="their transcripts")
-    parser.add_argument("--vit-cifar", type=Path, help="folder that experiments/vit_cifar/train.py wrote")
+    files.add(parser)
     options = parser.parse_args()
-    names = {key for keys in models.NEEDS.values() for key in keys} | {"vit_cache"}
-    given = {key: vars(options)[key] for key in sorted(names) if vars(options)[key] is not None}
+    given = files.given(options)
     scale = "toy" if options.toy else options.scale
     work, _ = jobs.places(options)
     made = make_jobs(given, work, scale)

@@ -145,8 +145,7 @@ class Survey:
     @property
     def fingerprint(self) -> str:
         """A hash over the names and values of all weight matrices."""
-        lines = "\n".join(sorted(f"{r.name} {r.fingerprint}" for r in self.matrices))
-        return hashlib.sha256(lines.encode()).hexdigest()
+        return hash_of((r.name, r.fingerprint) for r in self.matrices)
 
     @property
     def totals(self) -> dict:
@@ -292,6 +291,11 @@ def open_model(model: Model | Checkpoint) -> nn.Module | Checkpoint:
 def inventory(source: nn.Module | Checkpoint, fused: str = "split") -> Inventory:
     """Return the sites of what `open_model` returned."""
     return of_module(source, fused) if isinstance(source, nn.Module) else of_checkpoint(source, fused)
+
+
+def hash_of(matrices: Iterable[tuple[str, str]]) -> str:
+    """Return the hash that stands for a model: over the names and fingerprints of its matrices, in any order."""
+    return hashlib.sha256("\n".join(sorted(" ".join(pair) for pair in matrices)).encode()).hexdigest()
 
 
 def fingerprint(*tensors: Tensor) -> str:

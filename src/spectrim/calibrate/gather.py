@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from ..modules import of_module
 from ..moments import Moments
 from ..sites import Site, check_only, listed
-from ..survey import fingerprint
+from ..survey import fingerprint, hash_of
+from .batch import Batch, call
 from .watch import NotFinite, Watch
 
-Batch: TypeAlias = "Tensor | tuple | list | Mapping[str, Any] | Callable[[nn.Module], Any]"
 POSITIONS = 1024  # of an image, that a convolution's moments are taken from
 SPLIT = 16  # samples of a batch, where one tensor holds them all
 
@@ -131,8 +131,7 @@ def chosen_sites(model: nn.Module, sites: Sequence[Site] | None, only: Callable[
 
 def model_fingerprint(model: nn.Module) -> str:
     """Return the hash over the names and values of all matrices of a model, the one that its survey has."""
-    lines = sorted(f"{site.name} {fingerprint(*site.stored())}" for site in of_module(model).sites)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hash_of((site.name, fingerprint(*site.stored())) for site in of_module(model).sites)
 
 
 @contextmanager
@@ -219,14 +218,7 @@ def run(model: nn.Module, batch: Batch, i: int, watch: Watch | None = None) -> N
             "arguments, or a function of the model"
         )
     try:
-        if isinstance(batch, Tensor):
-            model(batch)
-        elif isinstance(batch, Mapping):
-            model(**batch)
-        elif isinstance(batch, tuple | list):
-            model(*batch)
-        else:
-            batch(model)
+        call(model, batch)
     except NotFinite as error:
         raise ValueError(
             f"{error} (batch {i}): look for NaN in the inputs and in the weights before it, or run the model in a "

@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from .batch import call
 from .inputs import Inputs, fingerprint
-from .restated import Restated, call, stored_norms
+from .restated import Restated, stored_norms
 
 LAYERS = 4  # LayerNorms that similarities are taken at, spread over the depth
 PAIRS = 256  # of tokens of an image, behind its entropy
@@ -45,11 +47,7 @@ def distance(model: nn.Module, batch: Any) -> Tensor:
         terms.append((apart / stored).clamp_max(100).mean())
 
     handles = [m.register_forward_pre_hook(hook) for m in stored_norms(model)]
-    try:
-        call(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    _run(model, batch, handles)
     if not terms:
         raise ValueError("no BatchNorm with stored statistics was run")
     return torch.stack(terms).mean()
@@ -80,14 +78,19 @@ def patch_entropy(model: nn.Module, batch: Any, generator: torch.Generator) -> T
         terms.append(-density.log().mean())
 
     handles = [m.register_forward_hook(hook) for m in dict.fromkeys(chosen)]
+    _run(model, batch, handles)
+    if not terms:
+        raise ValueError("no LayerNorm of the model gives images x tokens x features")
+    return torch.stack(terms).mean()
+
+
+def _run(model: nn.Module, batch: Any, handles: list[RemovableHandle]) -> None:
+    """Runs a batch, and takes the hooks off whatever happens."""
     try:
         call(model, batch)
     finally:
         for handle in handles:
             handle.remove()
-    if not terms:
-        raise ValueError("no LayerNorm of the model gives images x tokens x features")
-    return torch.stack(terms).mean()
 
 
 def _pixels(batch: Any) -> tuple[str | None, Tensor]:

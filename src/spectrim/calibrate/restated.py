@@ -9,12 +9,14 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+
+from .batch import call
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
@@ -22,13 +24,6 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 def stored_norms(model: nn.Module) -> list[nn.Module]:
     """Returns the BatchNorms of a model that hold running means and variances."""
     return [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
-
-
-def call(model: nn.Module, batch: Any) -> Any:
-    """Returns what a model gives for a batch: a tensor, a tuple of arguments, or a dict of named ones."""
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, tuple | list) else model(batch)
 
 
 @contextmanager

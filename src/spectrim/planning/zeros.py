@@ -55,9 +55,9 @@ def zeros(
         why = [allotment.reasons.get(r.name), _moved(given[r.name], counts[r.name])]
         if r.name in lacking:
             why.append(f"its smallest magnitudes, for {lacking[r.name]}")
-        text = "; ".join(filter(None, why))
-        how = (moment, step, DAMPING if moments is None else moments.damping)
-        entries.append(_zero_entry(targets[r.name], counts[r.name], f"{name_of(budget)}{text and f': {text}'}", *how))
+        who = ": ".join(filter(None, [name_of(budget), "; ".join(filter(None, why))]))
+        damping = DAMPING if moments is None else moments.damping
+        entries.append(_zero_entry(targets[r.name], counts[r.name], who, moment, step, damping))
     notes = list(allotment.notes)
     if lacking:
         notes.append(f"{len(lacking)} of {len(targets)} matrices have no moments and lose their smallest magnitudes")
@@ -71,7 +71,7 @@ def _moved(given: int, count: int) -> str:
     return f"{given - count} fewer than its share, for others hold more than theirs" if count < given else ""
 
 
-def _zero_entry(t: Target, count: int, why: str, moment: Moment | None, step: Step, damping: float) -> Entry:
+def _zero_entry(t: Target, count: int, who: str, moment: Moment | None, step: Step, damping: float) -> Entry:
     W, scales = t.stored()
     basis: Basis = "moments" if moment is not None else "plain" if scales is None else "equalised"
     step = step if moment is not None else "magnitude"
@@ -85,7 +85,7 @@ def _zero_entry(t: Target, count: int, why: str, moment: Moment | None, step: St
         damage=lost(W, new),
         output_error=None if moment is None else lost(W, new, moment),
         spikes=t.reading.fit.spikes,
-        reason=f"{count / t.entries:.1%} of its entries, by {why}",
+        reason=f"{count / t.entries:.1%} of its entries, by {who}",
     )
 
 

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ...sites import Site
-from ..gather import Batch, batches, moved, quiet, shape_of
+from ..batch import Batch, call
+from ..gather import batches, moved, quiet, shape_of
 from ..inputs import synthetic
 
 Seen = Callable[[Any, tuple, dict, Any], None]
@@ -69,11 +70,7 @@ def run(model: nn.Module, batch: Batch, seen: Seen) -> Any:
     """
     try:
         with quiet(model), Shown(seen):
-            if isinstance(batch, Tensor):
-                return model(batch)
-            if isinstance(batch, Mapping):
-                return model(**batch)
-            return model(*batch) if isinstance(batch, tuple | list) else batch(model)
+            return call(model, batch)
     except Exception as error:
         raise ValueError(
             f"the example ({shape_of(batch)}) does not run through {type(model).__name__}: {error}. Give one batch as "
