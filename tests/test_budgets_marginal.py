@@ -11,7 +11,6 @@ from torch import nn
 from spectrim import budgets, plan, survey, trim
 from spectrim.budgets.allotment import evened
 from spectrim.budgets.marginal import MarginalDamage
-from spectrim.inner.damage import relative_damage
 from spectrim.inner.obs import scores
 from spectrim.moments import Moment, Moments, identity
 
@@ -43,13 +42,12 @@ def total(state):
     seed=st.integers(0, 1000),
     share=st.one_of(st.sampled_from([0, 1, 0.5]), st.floats(0, 1)),
     names=st.sampled_from([("a", "b", "c"), ("b",), ("a", "c"), ()]),
-    power=st.sampled_from([0, 0.5, 1]),
-    score=st.sampled_from(["wanda", "obs"]),
+    trust=st.sampled_from([0, 0.5, 1]),
 )
-def test_the_total_is_exact(seed, share, names, power, score):
+def test_the_total_is_exact(seed, share, names, trust):
     state = model(seed)
     found = survey(state)
-    budget = MarginalDamage(seen(state, names), power, score)
+    budget = MarginalDamage(seen(state, names), trust)
     given_ = budget(found, share)
     assert given_.zeros == round(share * total(state))
     assert all(0 <= given_.counts[n] <= state[n].numel() for n in state) and list(given_.counts) == list(state)
@@ -59,41 +57,40 @@ def test_the_total_is_exact(seed, share, names, power, score):
         assert given_.counts[n] == budgets.Uniform()(found, share).counts[n]
 
 
-@pytest.mark.parametrize("score", ["wanda", "obs"])
-@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
-def test_it_is_one_sort_of_all_scores(power, score):
+@pytest.mark.parametrize("trust", [0.0, 0.5, 1.0])
+def test_it_is_one_sort_of_all_scores(trust):
     state = model()
-    moments = seen(state)
+    base = seen(state)
+    moments = Moments(
+        {n: Moment(m.second, m.mean, 99, rows=torch.rand(len(state[n]))) for n, m in base.items()}, "samples"
+    )
     parts = []
     for name, W in state.items():
-        C = moments[name].dense()
-        energy = float(torch.trace(W.double() @ C @ W.double().T))
-        parts.append((scores(W, C, score) / energy**power).reshape(-1))
+        C, s = moments[name].dense(), moments[name].rows.double()
+        parts.append((W.double() ** 2 * (s[:, None] * C.diagonal()) ** trust).reshape(-1))
     smallest = torch.cat(parts).argsort(stable=True)[: round(0.6 * total(state))]
     owner = torch.repeat_interleave(torch.arange(3), torch.tensor([len(p) for p in parts]))[smallest]
-    counts = MarginalDamage(moments, power, score)(survey(state), 0.6).counts
+    counts = MarginalDamage(moments, trust)(survey(state), 0.6).counts
     assert list(counts.values()) == torch.bincount(owner, minlength=3).tolist()
 
 
-def test_raw_damage_of_white_inputs_is_global_magnitude():
+def test_without_trust_or_with_white_inputs_it_is_global_magnitude():
     state = model()
     white = Moments({n: identity(W.shape[1]) for n, W in state.items()}, "identity")
     found = survey(state)
     for share in (0.1, 0.5, 0.9):
-        assert MarginalDamage(white)(found, share).counts == budgets.GlobalMagnitude()(found, share).counts
-        relative = MarginalDamage(white, 1.0)(found, share).counts
-        assert relative == budgets.LayerNormalised()(found, share).counts
+        for budget in (MarginalDamage(white, 1), MarginalDamage(white), MarginalDamage(seen(state), 0)):
+            assert budget(found, share).counts == budgets.GlobalMagnitude()(found, share).counts
 
 
 def test_units_of_a_layer():
-    """A unit of a weight cancels in relative damage; so does one of its inputs. Raw damage sees both."""
+    """Inputs measured in another unit, and a matrix that makes up for it, are the same layer; at full trust."""
     state = model()
     moments, found = seen(state), survey(state)
-    scaled = state | {"b": 1024 * state["b"]}
+    scaled = state | {"b": state["b"] / 1024}
     louder = Moments(dict(moments) | {"b": Moment(1024**2 * moments["b"].second, moments["b"].mean, 99)}, "samples")
-    even, raw = MarginalDamage(moments, 1.0), MarginalDamage(moments)
-    assert even(found, 0.5).counts == even(survey(scaled), 0.5).counts == MarginalDamage(louder, 1.0)(found, 0.5).counts
-    assert raw(survey(scaled), 0.5).counts == MarginalDamage(louder)(found, 0.5).counts != raw(found, 0.5).counts
+    assert MarginalDamage(louder, 1)(survey(scaled), 0.5).counts == MarginalDamage(moments, 1)(found, 0.5).counts
+    assert MarginalDamage(louder, 1)(found, 0.5).counts != MarginalDamage(moments, 1)(found, 0.5).counts
 
 
 def test_weights_of_outputs_count():
@@ -106,27 +103,21 @@ def test_weights_of_outputs_count():
     assert MarginalDamage(moments)(found, 0.5).counts["a"] < MarginalDamage(base)(found, 0.5).counts["a"]
 
 
-def test_it_is_least_damage_to_first_order():
-    """Raw damage beats the uniform share where the sum of damages is what counts, relative where shares are."""
+def test_at_full_trust_no_other_shares_cost_less():
+    """Of a diagonal C damage is a sum over entries, and one threshold has the least of it."""
     state = model()
-    moments, found = seen(state), survey(state)
+    diagonal = Moments({n: Moment(m.diagonal, m.mean, 99) for n, m in seen(state).items()}, "samples")
 
-    def cut(counts, relative):
-        cost = 0.0
-        for n, W in state.items():
-            C = Moment(moments[n].diagonal, moments[n].mean, 99)  # the diagonal alone: damage is a sum over entries
-            order = scores(W, C, "wanda").reshape(-1).argsort()[: counts[n]]
-            new = W.clone()
-            new.view(-1)[order] = 0
-            share = relative_damage(W, new, C)
-            cost += share if relative else share * float((W.double().square() * C.diagonal).sum())
-        return cost
+    def cost(counts):
+        parts = (scores(W, diagonal[n], "wanda").reshape(-1).sort().values[: counts[n]] for n, W in state.items())
+        return sum(float(part.sum()) for part in parts)
 
-    diagonal = Moments({n: Moment(m.diagonal, m.mean, 99) for n, m in moments.items()}, "samples")
-    even = budgets.Uniform()(found, 0.5).counts
-    raw, relative = (MarginalDamage(diagonal, power)(found, 0.5).counts for power in (0.0, 1.0))
-    assert cut(raw, False) < min(cut(even, False), cut(relative, False))
-    assert cut(relative, True) < min(cut(even, True), cut(raw, True))
+    found = survey(state)
+    best = cost(MarginalDamage(diagonal, 1)(found, 0.5).counts)
+    half, none, even = (
+        b(found, 0.5).counts for b in (MarginalDamage(diagonal), MarginalDamage(diagonal, 0), budgets.Uniform())
+    )
+    assert best < min(cost(half), cost(even)) and cost(half) < cost(none)
 
 
 def test_dead_layers_and_empty_outputs():
@@ -146,7 +137,7 @@ def test_it_plans_and_trims():
     moments = Moments(
         {"0": Moment(x.T @ x / 64, x.mean(0), 64), "2": Moment(hidden.T @ hidden / 64, hidden.mean(0), 64)}, "samples"
     )
-    made = plan(survey(net), zeros=0.5, budget=MarginalDamage(moments, 1.0))
+    made = plan(survey(net), zeros=0.5, budget=MarginalDamage(moments))
     assert "samples" in str(made.budget) and moments.fingerprint[:12] in str(made.budget)
     done = trim(net, made)
     assert sum(int((done.model[i].weight == 0).sum()) for i in (0, 2)) == 960
@@ -165,15 +156,13 @@ def test_bad_input():
     moments = seen(state)
     for wrong, error in (
         ({"moments": dict(moments)}, TypeError),
-        ({"power": float("nan")}, ValueError),
-        ({"score": "best"}, ValueError),
-        ({"damping": -1.0}, ValueError),
+        ({"trust": float("nan")}, ValueError),
+        ({"trust": 1.5}, ValueError),
+        ({"trust": True}, ValueError),
     ):
         with pytest.raises(error):
             MarginalDamage(**({"moments": moments} | wrong))
     other = Moments({"a": identity(7)}, "identity")
     with pytest.raises(ValueError, match="of another model"):
         MarginalDamage(other)(survey(state), 0.5)
-    assert (
-        repr(MarginalDamage(moments)) == f"MarginalDamage(samples {moments.fingerprint[:12]}, power=0, score='wanda')"
-    )
+    assert repr(MarginalDamage(moments)) == f"MarginalDamage(samples {moments.fingerprint[:12]}, trust=0.5)"

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import spectrim
+from spectrim.calibrate import synthetic
 from spectrim.modules import of_module
 from spectrim.recover import recover
 from spectrim.steps import smallest_to_zero
@@ -273,6 +274,35 @@ def test_convolutions_and_pairs():
     assert ranks == {site.name: site.pair_rank for site in of_module(cut).sites}
     assert done.blocks[0].name == "0" and done.blocks[0].held[1] < done.blocks[0].held[0]
     assert torch.equal(cut[1][1].running_mean, statistics)
+
+
+def test_noise_that_restates_norms_takes_the_statistics_of_the_dense_model():
+    """A block runs by itself: both models are held at what the dense one's norms take from the batch, by hand here."""
+    torch.manual_seed(0)
+    dense = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 32, 3, bias=False), nn.BatchNorm2d(32), nn.ReLU()),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 6)),
+    ).eval()
+    dense[0][1].running_mean.uniform_(-1, 1)
+    dense[0][1].running_var.uniform_(0.5, 2)
+    noise = synthetic(dense, image_size=8, count=16)
+    assert noise.recipe["norms"] == "batch"
+    same = recover(copy.deepcopy(dense), dense, noise, steps=1, fit=False)
+    assert all(b.held[0] < 1e-9 for b in same.blocks)  # float32: statistics taken, and the same ones given
+    cut = copy.deepcopy(dense)
+    with torch.no_grad():
+        W = cut[0][0].weight
+        W.masked_fill_(W.abs() < 0.1, 0)
+        x = noise[0].batch
+        a, b = dense[0][0](x), cut[0][0](x)
+        mean, spread = a.mean((0, 2, 3), keepdim=True), (a.var((0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+        want, got = ((y - mean) / spread for y in (a, b))
+        want, got = want.relu(), got.relu()
+        rows = want.reshape(-1, want.shape[-1])  # the unit: mean squares about the mean over the last axis
+        error = float((got - want).square().mean() / (rows - rows.mean(0)).square().mean())
+    done = recover(cut, dense, noise, steps=1, fit=False, blocks=["0"])
+    assert done.blocks[0].held[0] == pytest.approx(error, rel=1e-3)
+    assert torch.equal(cut[0][1].running_mean, dense[0][1].running_mean)
 
 
 def test_a_bias_that_was_corrected_is_left_to_the_training():

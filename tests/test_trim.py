@@ -27,6 +27,7 @@ from spectrim.edges import Median
 from spectrim.linalg import svd
 
 TRIM = sys.modules["spectrim.trim"]
+WORK = sys.modules["spectrim.work"]
 SIZES = ((96, 64), (64, 96), (80, 80), (60, 120))
 
 
@@ -300,12 +301,12 @@ def test_an_existing_output_is_refused_and_left_as_it_is(tmp_path):
 
 def faults():
     """Places where things can go wrong late, each with the module and the name that is made to fail."""
-    yield pytest.param(TRIM, "ranked", 3, RuntimeError("injected"), id="decomposition")
+    yield pytest.param(WORK, "ranked", 3, RuntimeError("injected"), id="decomposition")
     yield pytest.param(TRIM, "write_tensors", 1, OSError(28, "No space left on device"), id="first file")
     yield pytest.param(TRIM, "write_structure", 1, OSError(28, "No space left on device"), id="record")
     yield pytest.param(TRIM, "copy_companions", 1, PermissionError(13, "denied"), id="companions")
     yield pytest.param(TRIM, "_verify_written", 1, RuntimeError("injected"), id="verification")
-    yield pytest.param(TRIM, "ranked", 2, KeyboardInterrupt(), id="interrupt")
+    yield pytest.param(WORK, "ranked", 2, KeyboardInterrupt(), id="interrupt")
     yield pytest.param(spectrim.checkpoint.os, "fsync", 1, OSError(5, "I/O error"), id="sync")
 
 
@@ -336,7 +337,7 @@ def test_a_fault_before_writing_leaves_the_live_model_alone(turn, monkeypatch):
     model = net()
     before = kept(model)
     chosen = plan(survey(model), params=0.5)
-    right, calls = TRIM.ranked, []
+    right, calls = WORK.ranked, []
 
     def wrong(*args):
         calls.append(1)
@@ -344,7 +345,7 @@ def test_a_fault_before_writing_leaves_the_live_model_alone(turn, monkeypatch):
             raise RuntimeError("injected")
         return right(*args)
 
-    monkeypatch.setattr(TRIM, "ranked", wrong)
+    monkeypatch.setattr(WORK, "ranked", wrong)
     with pytest.raises(RuntimeError, match="injected"):
         trim(model, chosen)
     assert_untouched(model, before)
@@ -355,15 +356,15 @@ def test_what_differs_from_the_plan_is_not_passed_in_silence(where, tmp_path, mo
     source = folder_of(weights(), tmp_path / "model")
     found = survey(source)
     chosen = plan(found, params=0.5) if where in ("rank", "values") else plan(found, zeros=0.4)
-    ranked, zeroed = TRIM.ranked, TRIM.zeroed
+    ranked, zeroed = WORK.ranked, WORK.zeroed
     if where == "rank":  # one value too few
-        monkeypatch.setattr(TRIM, "ranked", lambda W, k, *how: ranked(W, k - 1, *how))
+        monkeypatch.setattr(WORK, "ranked", lambda W, k, *how: ranked(W, k - 1, *how))
     elif where == "values":  # the right rank, and not the best matrix of it
-        monkeypatch.setattr(TRIM, "ranked", lambda W, k, *how: ranked(W + 0.5 * W.flip(0), k, *how))
+        monkeypatch.setattr(WORK, "ranked", lambda W, k, *how: ranked(W + 0.5 * W.flip(0), k, *how))
     elif where == "zeros":
-        monkeypatch.setattr(TRIM, "zeroed", lambda W, zeros, *how: zeroed(W, zeros - 1, *how))
+        monkeypatch.setattr(WORK, "zeroed", lambda W, zeros, *how: zeroed(W, zeros - 1, *how))
     else:  # as many as planned, and not the smallest
-        monkeypatch.setattr(TRIM, "zeroed", lambda W, zeros, *how: W * (zeroed(W, W.numel() - zeros) == 0))
+        monkeypatch.setattr(WORK, "zeroed", lambda W, zeros, *how: W * (zeroed(W, W.numel() - zeros) == 0))
     with pytest.raises(RuntimeError, match=r"fc\d: what was achieved is not what was planned"):
         trim(source, chosen, tmp_path / "out")
     assert [f.name for f in tmp_path.iterdir()] == ["model"]

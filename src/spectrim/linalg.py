@@ -218,7 +218,8 @@ def inverse_root(C: torch.Tensor, notes: list[str] | None = None) -> torch.Tenso
     """
     # C = R R^T with R upper, by Cholesky from the last row up; the inverse of C is never formed.
     R = cholesky(C.flip(0, 1), notes).flip(0, 1)
-    return torch.linalg.solve_triangular(R, torch.eye(len(C)).to(C), upper=True)
+    unit = torch.eye(len(C), dtype=C.dtype, device=C.device).T  # columns are lines of memory: solved in place
+    return torch.linalg.solve_triangular(R, unit, upper=True, out=unit)
 
 
 def as_tensor(W: Matrix) -> torch.Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import time
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -16,37 +17,15 @@ from torch import Tensor, nn
 from . import edges, factored
 from .calibrate import sources
 from .checkpoint import Checkpoint, Info, copy_companions, whole_folder, write_index, write_tensors
-from .cut import ranked, zeroed
-from .linalg import Factors
-from .moments import Moment, Moments
+from .moments import Moments
 from .names import layers_by_name, leading_tensor, stored_tensors
 from .output import check_loadable, write_structure
 from .plan import Entry, Plan
-from .reading import Equalised, equalize
 from .sites import Site, listed
 from .survey import Edge, Model, fingerprint, inventory, open_model
+from .work import Change, How, Work
 
-SLACK = 1e-3  # between the relative error that a plan states and the one found anew: other threads, other rounding
 Progress = Callable[[Iterable[Entry]], Iterable[Entry]]
-Piece = Tensor | tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Change:
-    """What was done to one matrix. `relative_error` is ||W - W'||_F / ||W||_F, as stored.
-
-    `fresh` names the parameters that took the place of others: an optimiser knows nothing of them yet.
-    """
-
-    name: str
-    action: str
-    rank: int | None
-    params_before: int
-    params_after: int
-    zeros: int | None
-    relative_error: float
-    seconds: float
-    fresh: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,7 +93,8 @@ def trim(
 
     Everything is checked first: that each matrix the plan touches is there and is the one that it was made for. What
     was achieved is then held against the plan: ranks, parameters, zeros, error. RuntimeError if they differ; with a
-    checkpoint nothing is left behind then.
+    checkpoint nothing is left behind then. Nothing is written before all cuts of a live module, or of a file of a
+    checkpoint, are made; those in the inner product of inputs wait for that on disk, not in memory.
 
     Args:
         model: what `survey` takes.
@@ -127,7 +107,7 @@ def trim(
     if not isinstance(plan, Plan):
         plan = Plan.from_json(plan)
     source = open_model(model)
-    how = _How(_edge_of(plan), _moments_of(plan, moments, model, source))
+    how = How(_edge_of(plan), _moments_of(plan, moments, model, source))
     if isinstance(source, Checkpoint):
         if out is None:
             raise ValueError("a checkpoint is not changed in place: name the folder to write, out='OUT/'")
@@ -166,100 +146,7 @@ def _check(sites: dict[str, Site], plan: Plan) -> dict[str, Site]:
     return {entry.name: sites[entry.name] for entry in plan.touched}
 
 
-@dataclass(frozen=True)
-class _How:
-    """What the cuts of a plan need besides the matrices: the estimator behind its scales, the moments of its inputs."""
-
-    edge: Edge | None
-    moments: Moments | None
-
-    def moment(self, entry: Entry) -> Moment | None:
-        """The moment that this entry is cut in, or None."""
-        if entry.basis != "moments":
-            return None
-        try:
-            return self.moments[entry.name]
-        except KeyError as error:
-            raise ValueError(f"{entry.name} is cut in the inner product of its inputs: {error.args[0]}") from None
-
-
-class _Work:
-    """One matrix cut as its entry says, and held against it before anything is written.
-
-    `piece` is what the layer takes: two halves, or a dense matrix; `W` what was there.
-    """
-
-    def __init__(self, site: Site, entry: Entry, how: _How):
-        start = time.perf_counter()
-        self.site, self.entry = site, entry
-        self.W = site.get().clone()
-        scales = equalize(self.W, edge=how.edge) if entry.basis == "equalised" else None
-        moment = how.moment(entry)
-        if entry.action == "zeros":
-            more = {} if moment is None else {"damping": how.moments.damping}
-            self.piece: Piece = zeroed(self.W, entry.zeros, scales, moment, entry.step, **more)
-            self.error = _norm(self.W - self.piece) / (_norm(self.W) or 1.0)
-            self._check_damage(self.error)
-        else:
-            factors = ranked(self.W, entry.rank, scales, entry.also, moment)
-            dtype = self.W.dtype
-            if entry.action == "split":
-                self.piece = tuple(half.to(dtype).contiguous() for half in factors.split())
-            else:
-                self.piece = factors.dense().to(dtype)
-            self._check(factors, scales)
-        self.seconds = time.perf_counter() - start
-
-    def _check(self, factors: Factors, scales: Equalised | None) -> None:
-        """Hold the cut, as it will be stored, against the factors, and its cost against the plan; RuntimeError."""
-        W, ideal = self.W.to(torch.float64), factors.dense()
-        halves = [piece.to(torch.float64) for piece in (self.piece if isinstance(self.piece, tuple) else (self.piece,))]
-        new = halves[0] if len(halves) == 1 else halves[0] @ halves[1]
-        # Rounding an entry errs by half an eps of it at most, in either half, or by a subnormal step. In the basis of
-        # the cut the directions of one half are orthonormal, so these errors do not add up beyond the norm.
-        limits = torch.finfo(self.W.dtype)
-        steps = limits.smallest_normal * limits.eps * (halves[0].numel() + halves[-1].numel()) ** 0.5
-        loud = 1.0 if scales is None else float(scales.rows.max() * scales.cols.max())
-        allowed = 4 * max(limits.eps, 1e-12) * _norm(ideal, scales) + steps * loud * max(1.0, *map(_norm, halves))
-        if not _norm(new - ideal, scales) <= allowed:
-            raise self._differs("what would be stored is not the cut that was computed")
-        self._check_damage(_norm(W - ideal, scales) / _norm(W, scales))
-        self.error = _norm(W - new) / _norm(W)
-
-    def _check_damage(self, found: float) -> None:
-        e = self.entry
-        if e.damage is not None and e.decision == e.decided and abs(found - e.damage) > SLACK:
-            raise self._differs(f"the cut costs {found:.4f} of the norm, the plan says {e.damage:.4f}")
-
-    def _differs(self, what: str) -> RuntimeError:
-        return RuntimeError(f"{self.entry.name}: what was achieved is not what was planned: {what}")
-
-    def verify(self, after: Site) -> Change:
-        """Hold what now stands in the model against the entry; RuntimeError where they differ."""
-        e, zeros = self.entry, None
-        if e.action == "split":
-            if after.pair_rank != e.rank or after.params != e.rank * (e.rows + e.cols):
-                raise self._differs(f"{after.params} numbers are stored at inner size {after.pair_rank}, not {e.rank}")
-            if not all(torch.equal(a, b) for a, b in zip(after.layer.factors(after.part), self.piece, strict=True)):
-                raise self._differs("its halves are not the ones that were computed")
-        elif not torch.equal(new := after.get(), self.piece):
-            raise self._differs("its entries are not the ones that were computed")
-        if e.action == "zeros":
-            zeros = int((new == 0).sum())
-            least = max(e.zeros, int((self.W == 0).sum()))
-            # A weight that makes up for others may round to zero itself; a magnitude that stays is no zero.
-            if zeros < e.zeros if e.basis == "moments" else zeros != least:
-                raise self._differs(f"{zeros} entries are zero, {e.zeros} were planned")
-        return Change(
-            e.name, e.action, e.rank, e.params_before, after.params, zeros, self.error, round(self.seconds, 4)
-        )
-
-
-def _norm(W: Tensor, scales: Equalised | None = None) -> float:
-    return float(torch.linalg.norm(W.to(torch.float64) if scales is None else scales.apply(W)))
-
-
-def _apply(works: list[_Work]) -> None:
+def _apply(works: list[Work]) -> None:
     works[0].site.layer.replace({work.site.part: work.piece for work in works})
 
 
@@ -284,7 +171,7 @@ def _moments_of(
         return None
     used = plan.moments
     if given is not None:
-        found = given if isinstance(given, Moments) else Moments.load(given)
+        found = given if isinstance(given, Moments) else Moments.load(given, held=False)
         if used is not None and found.fingerprint != used.fingerprint:
             raise ValueError("these moments are not those that the plan was made with: plan anew, or give those")
         return found
@@ -297,26 +184,44 @@ def _moments_of(
     return sources.again(live, used.source, used.recipe)
 
 
-def _by_layer(works: Iterable[_Work]) -> list[list[_Work]]:
-    groups: dict[int, list[_Work]] = {}
+def _by_layer(works: Iterable[Work]) -> list[list[Work]]:
+    groups: dict[int, list[Work]] = {}
     for work in works:
         groups.setdefault(id(work.site.layer), []).append(work)
     return list(groups.values())
 
 
-def _trim_module(model: nn.Module, plan: Plan, progress: Progress, how: _How) -> Changes:
+@contextmanager
+def _aside(how: How, beside: Path | None = None) -> Iterator[Path | None]:
+    """A folder that cuts wait in until all are made, where they were made in the inner product of inputs: None else.
+
+    Whoever asked for moments a part at a time has no room for a second model in memory.
+    """
+    if how.moments is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix=".spectrim-", dir=beside) as folder:
+        yield Path(folder)
+
+
+def _file(folder: Path | None, i: int) -> Path | None:
+    return None if folder is None else folder / f"{i}.pt"
+
+
+def _trim_module(model: nn.Module, plan: Plan, progress: Progress, how: How) -> Changes:
     before = inventory(model, plan.model.fused)
     sites = _check({site.name: site for site in before.sites}, plan)
-    works = [_Work(sites[entry.name], entry, how) for entry in progress(plan.touched)]
-    for group in _by_layer(works):
-        _apply(group)
-    found = inventory(model, plan.model.fused)
-    after = {site.name: site for site in found.sites}
-    changes = tuple(work.verify(after[work.entry.name]) for work in works)
+    with _aside(how) as folder:
+        works = [Work(sites[e.name], e, how, _file(folder, i)) for i, e in enumerate(progress(plan.touched))]
+        for group in _by_layer(works):
+            _apply(group)
+        found = inventory(model, plan.model.fused)
+        after = {site.name: site for site in found.sites}
+        changes = tuple(work.verify(after[work.entry.name]) for work in works)
     return Changes(changes, plan, before.params, found.params, before.bytes, found.bytes, model=model)
 
 
-def _trim_checkpoint(source: Checkpoint, plan: Plan, out: Path, progress: Progress, how: _How) -> Changes:
+def _trim_checkpoint(source: Checkpoint, plan: Plan, out: Path, progress: Progress, how: How) -> Changes:
     found = inventory(source, plan.model.fused)
     sites = _check({site.name: site for site in found.sites}, plan)
     layers, _ = layers_by_name(source, plan.model.fused)
@@ -334,10 +239,11 @@ def _trim_checkpoint(source: Checkpoint, plan: Plan, out: Path, progress: Progre
     changes: list[Change] = []
     params = nbytes = 0
     shards: dict[str, list[str]] = {}
-    with whole_folder(out) as folder:
+    with whole_folder(out) as folder, _aside(how, folder) as aside:
         copy_companions(source.folder, folder)
         for shard, names in source.shards.items():
-            works = [_Work(sites[e.name], e, how) for e in islice(stream, len(by_shard[shard]))]
+            here = enumerate(islice(stream, len(by_shard[shard])))
+            works = [Work(sites[e.name], e, how, _file(aside, i)) for i, e in here]
             for group in _by_layer(works):
                 _apply(group)
             tensors: dict[str, Tensor] = {}
@@ -359,7 +265,7 @@ def _trim_checkpoint(source: Checkpoint, plan: Plan, out: Path, progress: Progre
     return done
 
 
-def _verify_written(source: Checkpoint, tensors: dict[str, Tensor], works: list[_Work], fused: str) -> list[Change]:
+def _verify_written(source: Checkpoint, tensors: dict[str, Tensor], works: list[Work], fused: str) -> list[Change]:
     """Read the new tensors back by their own names and shapes, and hold them against the plan."""
     new = {name: Info(tuple(t.shape), t.dtype, "") for name, t in tensors.items()}
     splits = {

@@ -5,9 +5,11 @@ from .inputs import Inputs, synthetic
 from .matched import inverted
 from .places import Place, shift_places
 from .recipes import replay
+from .sensitivity import weighed
 from .sequential import Passes, sequential
 from .sources import moments_of
 from .stored import stored
+from .streamed import streamed
 
 __all__ = [
     "Inputs",
@@ -20,5 +22,7 @@ __all__ = [
     "sequential",
     "shift_places",
     "stored",
+    "streamed",
     "synthetic",
+    "weighed",
 ]

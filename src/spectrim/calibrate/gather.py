@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..modules import of_module
-from ..moments import Moments
+from ..moments import Moment, Moments
 from ..sites import Site, check_only, listed
 from ..survey import fingerprint, hash_of
 from .batch import Batch, call
@@ -41,7 +42,7 @@ def gather(
     generator are afterwards what they were. Products are float32, of inputs less a provisional mean, and their sums
     float64; a moment is kept in float32, or in float64 where a mean is more than a hundred times the spread. Memory:
     the sums of the matrices asked for, about cols^2 / 2 numbers in float64 each, shared by those that read the same
-    tensor; `sequential` holds those of one block at a time, with earlier="dense" of the same moments.
+    tensor: `streamed` returns the same moments and holds a part of them at a time.
 
     What a convolution reads are patches, in the order of its weight: channel, row, column. A group has its own. Where
     the model is handed an `attention_mask` that fits the tokens of an input, padding is left out.
@@ -85,33 +86,76 @@ def gather(
 
 def moments_of(watch: Watch, source: str, recipe: dict, model: str) -> Moments:
     """Return the moments of what was watched; its sums are spent."""
-    missing, notes = dict(watch.missing), list(recipe.get("notes", ()))
-    same, few = [], []
-    by_name = {}
+    seen = Told()
+    by_name = {name: moment for names, moment in spent(watch, seen) for name in names}
+    order = [name for slot in watch.slots for name in slot.sites if name in by_name]
+    return Moments({name: by_name[name] for name in order}, source, seen.added(recipe), model, seen.missing)
+
+
+@dataclass
+class Told:
+    """What is told of moments besides their figures, over one `Watch` or several.
+
+    Args:
+        names: matrices that have moments.
+        missing: name of a matrix that has none -> the reason.
+        same: matrices that read the same for every sample.
+        few: matrices with fewer positions than inputs.
+        padded, masked: whether there was padding, and whether some input was taken without it.
+    """
+
+    names: list[str] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    same: list[str] = field(default_factory=list)
+    few: list[str] = field(default_factory=list)
+    padded: bool = False
+    masked: bool = False
+
+    def ordered(self, names: Sequence[str]) -> Told:
+        """Return the same with matrices in the order of these names."""
+        lists = ([name for name in names if name in set(given)] for given in (self.names, self.same, self.few))
+        missing = {name: self.missing[name] for name in names if name in self.missing}
+        return Told(next(lists), missing, *lists, self.padded, self.masked)
+
+    def added(self, recipe: Mapping[str, Any]) -> dict:
+        """Return the recipe with what is odd, in sentences."""
+        notes = list(recipe.get("notes", ()))
+        if self.same and len(self.names) == len(self.same):
+            notes.append("the model ignores its input: every matrix reads the same for every sample")
+        elif self.same:
+            notes.append(f"the same input for every sample: {listed(self.same)}")
+        if self.few:
+            notes.append(f"fewer positions than inputs, so that C has no full rank: {listed(self.few)}")
+        if self.padded and not self.masked:
+            notes.append("there is padding, but the mask fits the input of no layer: it was counted")
+        return {**recipe, **({"notes": list(dict.fromkeys(notes))} if notes else {})}
+
+
+def spent(watch: Watch, told: Told) -> Iterator[tuple[list[str], Moment]]:
+    """Yield each moment of what was watched, with the names that share it; its sums are gone by then.
+
+    Args:
+        watch: after the runs.
+        told: takes what there is to tell.
+    """
+    told.missing |= watch.missing
+    met = set()
     for shared in watch.sums():
-        names = [name for slot in shared.members for name in slot.sites if name not in missing]
+        names = [name for slot in shared.members for name in slot.sites if name not in told.missing]
         if not names or not shared.running.count:
             continue
         if not shared.varies and shared.samples > 1:
-            same += names
+            told.same += names
         if shared.running.count < shared.running.cols:
-            few += names
-        moment = shared.running.moment()
-        by_name |= {name: moment for name in names}
+            told.few += names
+        met |= set(names)
+        yield names, shared.running.moment()
     order = [name for slot in watch.slots for name in slot.sites]
-    for name in order:
-        if name not in by_name and name not in missing:
-            missing[name] = "no input of these has reached it"
-    if by_name and len(same) == len(by_name):
-        notes.append("the model ignores its input: every matrix reads the same for every sample")
-    elif same:
-        notes.append(f"the same input for every sample: {listed(same)}")
-    if few:
-        notes.append(f"fewer positions than inputs, so that C has no full rank: {listed(few)}")
-    if watch.padded and not watch.masked:
-        notes.append("there is padding, but the mask fits the input of no layer: it was counted")
-    recipe = {**recipe, **({"notes": notes} if notes else {})}
-    return Moments({name: by_name[name] for name in order if name in by_name}, source, recipe, model, missing)
+    told.names += [name for name in order if name in met]
+    rest = [name for name in order if name not in met and name not in told.missing]
+    told.missing |= dict.fromkeys(rest, "no input of these has reached it")
+    told.padded |= watch.padded
+    told.masked |= watch.masked
 
 
 def chosen_sites(model: nn.Module, sites: Sequence[Site] | None, only: Callable[[str], bool] | None) -> list[Site]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..moments import Moment
 
-BLOCK = 1 << 22  # entries of a block of inputs that is worked on at a time, 16 MiB
+BLOCK = 1 << 19  # entries of a block of inputs that is worked on at a time, 2 MiB
 STRIPE = 128  # rows of a stripe of the symmetric sum: beyond two stripes nearly half of the work and memory is saved
 # Where a mean is this many times a deviation, squared, C in float32 would hold less than four figures of the variance.
 FAR = 1e4

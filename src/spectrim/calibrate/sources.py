@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from ..moments import Moments
-from .gather import gather
 from .inputs import synthetic
 from .recipes import replay
 from .stored import stored
+from .streamed import streamed
 
 WITHOUT_DATA = ("stored", "synthetic")
 CONFIG = "config.json"
@@ -46,7 +46,7 @@ def moments_of(
     if source != "synthetic":
         raise ValueError(f"without data moments come from one of {', '.join(WITHOUT_DATA)}, not {source!r}")
     inputs = synthetic(model, count=count, seed=seed, image_size=image_size)
-    return gather(model, inputs, only=only, source="synthetic", recipe=inputs.recipe, progress=progress)
+    return streamed(model, inputs, only=only, source="synthetic", recipe=inputs.recipe, progress=progress)
 
 
 def again(
@@ -69,7 +69,7 @@ def again(
         return stored(model)
     if source != "synthetic":
         raise ValueError(f"moments from {source} cannot be made again without them: save them, and give the file")
-    return gather(model, replay(model, recipe), source=source, recipe=recipe, progress=progress)
+    return streamed(model, replay(model, recipe), source=source, recipe=recipe, progress=progress)
 
 
 def live(path: str | os.PathLike) -> nn.Module:

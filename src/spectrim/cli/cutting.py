@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -130,12 +132,19 @@ def _moments(model: str, given: str, image_size: int | None):
     from ..calibrate.sources import WITHOUT_DATA, live, moments_of
     from ..moments import Moments
 
+    _lean()
     if given not in WITHOUT_DATA:
-        return Moments.load(given)
+        return Moments.load(given, held=False)
     found = moments_of(live(model), given, image_size=image_size, progress=bar("running noise"))
     for note in found.notes:
         err.print(note, soft_wrap=True)
     return found
+
+
+def _lean() -> None:
+    """Let this process hand back at once what is free: glibc would keep blocks of up to 32 MiB, a model's worth."""
+    with suppress(AttributeError, OSError, TypeError):  # not glibc
+        ctypes.CDLL(None).mallopt(-3, 1_000_000)  # M_MMAP_THRESHOLD, in bytes
 
 
 def _show_plan(chosen) -> None:
@@ -175,7 +184,10 @@ def trim(
     from ..trim import trim as run
 
     places(html=html, json=json)
-    done = run(model, Plan.from_json(plan), output, moments=moments, progress=bar("trimming"))
+    chosen = Plan.from_json(plan)
+    if chosen.moments is not None:
+        _lean()
+    done = run(model, chosen, output, moments=moments, progress=bar("trimming"))
     taken = written(json, js.dumps(done.to_dict(), indent=1))
     if html:
         _report_of(model, done, html)

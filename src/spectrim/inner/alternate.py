@@ -95,19 +95,24 @@ def sought(
     """
     if not levels or min(levels) <= 0 or rounds < 1:
         raise ValueError(f"levels are numbers > 0 and rounds >= 1, got {levels!r} and {rounds!r}")
-    column = inverse_root(m.second, notes).square().sum(0).rsqrt()
+    column = inverse_root(m.second, notes).square_().sum(0).rsqrt()
     row = 1.0 if m.rows is None else m.rows.sqrt()[:, None]
-    even = m.second / column / column[:, None]
+    even = m.second / column
+    even /= column[:, None]
     unit = even.diagonal().mean()
     X = W.to(torch.float64) * column * row
     top = X.abs().max().clamp_min(torch.finfo(X.dtype).tiny)  # float32 must hold the figures
-    X = X / top
-    aim, C, Z = (X @ even / unit).float(), (even / unit).float(), X.float()
+    X /= top
+    aim, Z = (X @ even).div_(unit).float(), X.float()
+    C = even.div_(unit).float()
+    del even, X  # in float64 the largest
     Y, before = torch.zeros_like(Z), 0.0
     for rho in levels:
+        inverse = None  # that of the level before
         lifted = C.clone()
         lifted.diagonal().add_(rho)
         inverse = torch.cholesky_inverse(cholesky(lifted, notes))
+        del lifted
         Y *= before / rho
         before = rho
         for _ in range(rounds):

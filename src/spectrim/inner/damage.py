@@ -119,7 +119,7 @@ def metric(W: Matrix, C: Second, rows: Tensor | None = None) -> Metric:
     if not bool(torch.isfinite(second).all()) or bool((diagonal < 0).any()):
         raise ValueError("a second moment is finite and its diagonal >= 0, and this is not: look for NaN in the inputs")
     if second.ndim == 2:
-        if float((second - second.T).abs().max()) > 1e-4 * float(second.abs().max()):
+        if float((second - second.T).abs_().max()) > 1e-4 * max(float(second.max()), -float(second.min())):
             raise ValueError("a second moment is symmetric, and this is not: give E[x x^T]")
         if int(torch.count_nonzero(second)) == int(torch.count_nonzero(diagonal)):
             second = diagonal.clone()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from ..calibrate.gather import Batch
 from ..calibrate.gather import run as run_batch
 from ..calibrate.watch import Enough
 from ..frozen import frozen_zeros
+from .norms import Settled
 from .record import Block
 
 Aim = Literal["dense", "own"]
@@ -25,12 +27,16 @@ SLOWER = (1, 4, 16)  # where no look sees the error fall, the rate is divided by
 
 @dataclass
 class _Call:
-    """What a block was handed and gave back in a batch; `keep` tells positions from padding, where that is known."""
+    """What a block was handed and gave back in a batch; `keep` tells positions from padding, where that is known.
+
+    `around` is what the batch does to the model while the block runs.
+    """
 
     args: tuple
     kwargs: dict
     output: Tensor | None = None
     keep: Tensor | None = None
+    around: Callable[[], AbstractContextManager] = nullcontext
 
 
 def trained_like(
@@ -49,8 +55,9 @@ def trained_like(
     block, other = model.get_submodule(name), dense.get_submodule(name)
     calls = _calls(model, block, held, output=False)
     if aim == "own" and name:
-        for call in calls:
-            call.output = _main(other(*call.args, **call.kwargs))
+        for call, batch in zip(calls, held, strict=True):
+            with _around(batch, dense)():
+                call.output = _main(other(*_copied(call.args), **_copied(call.kwargs)))
     else:
         for call, target in zip(calls, _calls(dense, other, held, output=True), strict=True):
             call.output = target.output
@@ -145,8 +152,13 @@ def _calls(model: nn.Module, block: nn.Module, held: list[Batch], output: bool) 
                 run_batch(model, batch, i)
             if len(found) != i + 1:
                 raise ValueError(f"batch {i} does not reach every block, or calls one twice: name others by blocks=")
+            found[-1].around = _around(batch, model)
             found[-1].keep = batch.get("attention_mask") if isinstance(batch, Mapping) else None
     return found
+
+
+def _around(batch: Batch, model: nn.Module) -> Callable[[], AbstractContextManager]:
+    return partial(batch.within, model) if isinstance(batch, Settled) else nullcontext
 
 
 def _copied(value: Any) -> Any:
@@ -179,7 +191,8 @@ def _variance(calls: list[_Call]) -> float:
 
 
 def _loss(block: nn.Module, call: _Call, scale: float) -> Tensor:
-    got = _main(block(*_copied(call.args), **_copied(call.kwargs)))
+    with call.around():
+        got = _main(block(*_copied(call.args), **_copied(call.kwargs)))
     return (_kept(got, call.keep) - _kept(call.output, call.keep)).square().mean() / scale
 
 

@@ -13,6 +13,7 @@ from ..sites import check_only
 from .finding import units_of
 from .fitting import fitted
 from .imitating import Aim, trained_like
+from .norms import settled
 from .record import Block, Recovered
 
 
@@ -49,7 +50,8 @@ def recover(
     Args:
         model: the cut model, changed in place; its mode, hooks and `requires_grad` are afterwards what they were.
         dense: the model before the cut, not changed.
-        inputs: batches as `calibrate.gather` takes them; no labels. They are held: run several times.
+        inputs: batches as `calibrate.gather` takes them; no labels. They are held: run several times. What
+            `calibrate.synthetic` restates of BatchNorm is that of the dense model, for both.
         fit, train: whether to take the first step, and the second.
         only: a function of a matrix's name that lets it take part; the biases and norms of a block go with any of its
             matrices.
@@ -83,6 +85,8 @@ def recover(
     held = [moved(model, batch, None) for batch in batches(inputs)]
     if not held:
         raise ValueError("inputs holds no batch: recovering needs at least one")
+    with quiet(dense):
+        held = [settled(batch, dense, i) for i, batch in enumerate(held)]
     notes: list[str] = []
     units: dict[str, list[nn.Parameter]] = {}
     if train:  # all that can be refused is refused before anything changes

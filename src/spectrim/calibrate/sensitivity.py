@@ -1,0 +1,188 @@
+"""What the outputs of each matrix weigh in what the model gives: an error there, carried through all later layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..moments import Moments
+from ..sites import Site, listed
+from .batch import Batch, call
+from .gather import batches, chosen_sites, describe_all, model_fingerprint, moved, quiet
+from .stacks import main_tensor
+
+SAMPLES = 32
+LEAST = 1e-3  # of the mean weight of a matrix: an output that was never heard of may yet be
+
+
+def weighed(
+    moments: Moments,
+    model: nn.Module,
+    inputs: Iterable[Batch],
+    *,
+    samples: int | None = SAMPLES,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
+) -> Moments:
+    """Return the moments with weights of the outputs, `Moments.rows`: errors then count as the model's output has them.
+
+        s_i = E_v ||d<v, f> / dW_i||^2 / (tr C  sum ||f||^2),    v ~ N(0, I) in the shape of the model's output f
+
+    summed over the inputs, with a v for each. With such weights tr(diag(s) (W - W') C (W - W')^T) is the relative
+    change, squared, of the model's output: to first order, for errors that lie in their rows as if at random, each
+    matrix for itself. Steps then know which rows matter, `budgets.MarginalDamage` which matrices, and a plan what its
+    cuts do to the model together, `Plan.model_error`.
+
+    One run backward a sample, whatever the number of matrices; labels are not needed. Memory: the activations of one
+    sample and one gradient at a time. Where a batch is a function of the model, the activations of all of it, and as
+    many runs backward as it has outputs.
+
+    Args:
+        moments: of that model.
+        model: a live module; its mode, gradients and values are afterwards what they were.
+        inputs: batches as `gather` takes them, for instance those that the moments were gathered from.
+        samples: so many of them are enough, >= 1; None takes all.
+        seed: of v.
+        device: where batches are moved to; that of the model's first parameter, if not given.
+        progress: wraps the iteration over what is run at a time.
+
+    No output weighs less than a thousandth of the mean of its matrix. What the model gives is the first tensor of its
+    output; positions that an attention_mask of its shape leaves out count for nothing. Matrices that are pairs
+    already get no weights, nor do those that the output does not depend on.
+
+    Example:
+        >>> from .gather import gather
+        >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+        >>> with torch.no_grad(): _ = net[0].weight.copy_(torch.eye(2)), net[1].weight.copy_(torch.tensor([[3.0, 1.0]]))
+        >>> x = torch.eye(2).repeat(50, 1)
+        >>> found = weighed(gather(net, [x]), net, [x])
+        >>> [round(float(s), 1) for s in found.rows["0"] / found.rows["0"][1]]  # the output reads the first 3 times
+        [9.0, 1.0]
+
+    References:
+        M. F. Hutchinson, Commun. Stat. Simul. Comput. 19 (1990) 433, for the trace by random v. That the curvature of a
+        layer is a Kronecker product, C for its inputs and gradients for its outputs: J. Martens and R. Grosse, arXiv
+        1503.05671; here without labels, and of the outputs the diagonal.
+    """
+    if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int) or samples < 1):
+        raise ValueError(f"samples is a whole number, 1 at least, or None for all, not {samples!r}")
+    if moments.model and moments.model != model_fingerprint(model):
+        raise ValueError("these moments are of another model, or of other weights: gather anew")
+    sites = [s for s in chosen_sites(model, None, moments.__contains__) if not s.layer.stored_as_parts]
+    sums, total = _gradients(model, list(_first(inputs, samples)), sites, seed, device, progress)
+    rows = {}
+    for name, squares in sums.items():
+        trace = float(moments.by_name[name].diagonal.sum())
+        if trace > 0 and bool(squares.any()):
+            rows[name] = squares.clamp_min(LEAST * float(squares.mean())) / (trace * total)
+    return replace(moments, rows=rows, recipe={**moments.recipe, "rows": {"samples": samples, "seed": seed}})
+
+
+def _first(inputs: Iterable[Batch], samples: int | None) -> Iterator[Batch]:
+    """The first samples one by one; whole batches where they are functions of the model."""
+    left = float("inf") if samples is None else samples
+    for batch in batches(inputs):
+        apart = [batch] if callable(batch) and not isinstance(batch, Mapping) else _apart(batch)
+        for part in apart:
+            yield part
+            left -= describe_all([part])["samples"]
+            if left <= 0:
+                return
+
+
+def _apart(batch: Batch) -> list[Batch]:
+    """A batch as batches of one; as it is, where its tensors do not agree on how many samples there are."""
+    if isinstance(batch, Tensor):
+        return list(batch.split(1))
+    values = list(batch.values()) if isinstance(batch, Mapping) else list(batch)
+    counts = {len(v) if v.ndim else 0 for v in values if isinstance(v, Tensor)}
+    if len(counts) != 1 or 0 in counts or any(isinstance(v, Mapping | tuple | list) for v in values):
+        return [batch]
+    rows = [[v[i : i + 1] if isinstance(v, Tensor) else v for v in values] for i in range(counts.pop())]
+    if isinstance(batch, Mapping):
+        return [dict(zip(batch, row, strict=True)) for row in rows]
+    return [type(batch)(row) for row in rows]
+
+
+def _gradients(
+    model: nn.Module,
+    inputs: Sequence[Batch],
+    sites: Sequence[Site],
+    seed: int,
+    device: Any,
+    progress: Callable[[Iterable], Iterable] | None,
+) -> tuple[dict[str, Tensor], float]:
+    """Squared gradients of <v, f> by matrix, summed over its columns, and the sum of ||f||^2, both over all inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    sums = {site.name: torch.zeros(site.rows, dtype=torch.float64) for site in sites}
+    total = 0.0
+
+    def take(parameter: nn.Parameter, of: Sequence[Site]) -> None:
+        grad, parameter.grad = parameter.grad, None
+        data, parameter.data = parameter.data, grad  # so that a site reads the gradient as it reads the matrix
+        try:
+            for site in of:
+                sums[site.name] += site.get().double().square().sum(1).cpu()
+        finally:
+            parameter.data = data
+
+    with quiet(model), torch.enable_grad(), _asked(model, sites, take):
+        for batch in (progress or iter)(inputs):
+            batch = moved(model, batch, device)
+            out = main_tensor(call(model, batch))
+            if out is None or not out.requires_grad:
+                raise ValueError(
+                    "the model gives no tensor that depends on its weights, so nothing tells what an error of them "
+                    "does to it: use the moments without weights"
+                )
+            there = _there(batch, out)
+            size = float((out.detach() * there).double().square().sum())
+            # One v for the sum over a batch tells little: as many as it has samples.
+            for _ in range(draws := len(out) if callable(batch) and not isinstance(batch, Mapping) else 1):
+                v = torch.randn(out.shape, generator=generator).to(out) * there
+                total += size
+                (out * v).sum().backward(retain_graph=draws > 1)
+            del out
+    bad = [name for name, squares in sums.items() if not bool(torch.isfinite(squares).all())]
+    if bad or not total > 0:
+        why = f"gradients of {listed(bad)} are not finite" if bad else "its output is zero throughout"
+        raise ValueError(f"no weights of outputs can be had of this model: {why}")
+    return sums, total
+
+
+@contextmanager
+def _asked(model: nn.Module, sites: Sequence[Site], take: Callable) -> Iterator[None]:
+    """Holds hooks that hand over the gradient of each matrix's parameter; what was asked of parameters is put back."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    of: dict[nn.Parameter, list[Site]] = {}
+    for site in sites:
+        layer = site.layer
+        place = layer.name.rpartition(".")[0] if layer.form == "parameter" else layer.name
+        if (parameter := named.get(".".join(filter(None, [place, layer.key(site.part)])))) is not None:
+            of.setdefault(parameter, []).append(site)
+    with ExitStack() as held:
+        for parameter in dict.fromkeys(model.parameters()):
+            if parameter.is_floating_point():
+                held.callback(setattr, parameter, "grad", parameter.grad)
+                held.callback(parameter.requires_grad_, parameter.requires_grad)
+                parameter.grad = None
+                parameter.requires_grad_(parameter in of)
+        for parameter, there in of.items():
+            hook = parameter.register_post_accumulate_grad_hook(lambda p, there=there: take(p, there))
+            held.callback(hook.remove)
+        yield
+
+
+def _there(batch: Batch, out: Tensor) -> Tensor | float:
+    """1 where the output stands for something, 0 at padding, in a shape that multiplies it."""
+    inner = getattr(batch, "batch", batch)
+    mask = inner.get("attention_mask") if isinstance(inner, Mapping) else None
+    if isinstance(mask, Tensor) and out.ndim > mask.ndim and out.shape[: mask.ndim] == mask.shape:
+        return mask.to(out).reshape(*mask.shape, *[1] * (out.ndim - mask.ndim))
+    return 1.0

@@ -1,0 +1,125 @@
+"""What the outputs of a matrix weigh: against the whole Jacobian, and against what an error really does."""
+
+import pytest
+import torch
+from torch import nn
+
+from spectrim.calibrate import gather, weighed
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def test_weights_are_those_of_the_whole_jacobian():
+    model, x = net(), torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
+    moments = gather(model, [x])
+    found = weighed(moments, model, [lambda model: model(x)] * 100, samples=None, seed=2)
+    out, sizes = model(x), model(x).detach().double().square().sum()
+    for name in ("0", "2", "4"):
+        weight = model.get_submodule(name).weight
+        J = torch.stack([torch.autograd.grad(out.reshape(-1)[i], weight, retain_graph=True)[0] for i in range(60)])
+        exact = J.double().square().sum((0, 2)) / (moments[name].dense().trace() * sizes)
+        exact = exact.clamp_min(1e-3 * exact.mean())
+        assert torch.allclose(found.rows[name], exact, rtol=0.15)
+        assert float(found.rows[name].sum()) == pytest.approx(float(exact.sum()), rel=0.05)
+
+
+def test_weighted_damage_is_the_change_of_the_output_for_small_random_errors():
+    model, x = net(), torch.randn(200, 6, generator=torch.Generator().manual_seed(1))
+    moments = weighed(gather(model, [x]), model, [x] * 10, samples=None)
+    dense, generator = model(x).detach(), torch.Generator().manual_seed(3)
+    for name in ("0", "2"):
+        weight, real, told = model.get_submodule(name).weight, 0.0, 0.0
+        before = weight.detach().clone()
+        for _ in range(50):
+            E = 1e-3 * torch.randn(weight.shape, generator=generator)
+            with torch.no_grad():
+                weight.copy_(before + E)
+                real += float((model(x) - dense).square().sum() / dense.square().sum())
+                weight.copy_(before)
+            told += float(
+                torch.einsum("ij,jk,ik,i->", E.double(), moments[name].dense(), E.double(), moments[name].rows)
+            )
+        assert told == pytest.approx(real, rel=0.2)
+
+
+def test_nothing_of_the_model_has_changed_and_padding_counts_for_nothing():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.fc = nn.Embedding(9, 4), nn.Linear(4, 4)
+
+        def forward(self, input_ids, attention_mask):
+            return self.fc(self.table(input_ids))
+
+    torch.manual_seed(0)
+    model = Tokens().train()
+    model.fc.weight.requires_grad_(False)
+    model.table.weight.grad = torch.ones(9, 4)
+    kept = {k: v.clone() for k, v in model.state_dict().items()}
+    ids, mask = torch.tensor([[1, 2, 0, 0]]), torch.tensor([[1, 1, 0, 0]])
+    moments = gather(model, {"input_ids": ids, "attention_mask": mask}, only=lambda name: name == "fc")
+    state = torch.random.get_rng_state()
+    a = weighed(moments, model, {"input_ids": ids, "attention_mask": mask})
+    b = weighed(moments, model, {"input_ids": torch.tensor([[1, 2, 5, 5]]), "attention_mask": mask})
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert torch.equal(a.rows["fc"], b.rows["fc"])
+    assert model.training and not model.fc.weight.requires_grad and model.table.weight.requires_grad
+    assert float(model.table.weight.grad.sum()) == 36.0 and model.fc.weight.grad is None
+    assert all(torch.equal(kept[k], v) for k, v in model.state_dict().items())
+    assert a.fingerprint != moments.fingerprint
+
+
+@pytest.mark.parametrize("given", [{"samples": 0}, {"samples": True}, {"samples": 1.5}])
+def test_bad_arguments_are_named(given):
+    model, x = net(), torch.randn(4, 6)
+    with pytest.raises(ValueError, match=next(iter(given))):
+        weighed(gather(model, [x]), model, [x], **given)
+
+
+def test_a_model_without_gradients_and_other_weights_are_refused():
+    class Mute(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.fc(x).detach()
+
+    model, x = Mute(), torch.randn(4, 3)
+    moments = gather(model, [x])
+    with pytest.raises(ValueError, match="depends on its weights"):
+        weighed(moments, model, [x])
+    with torch.no_grad():
+        model.fc.weight.add_(1)
+    with pytest.raises(ValueError, match="another model"):
+        weighed(moments, model, [x])
+
+
+def test_weights_are_saved_and_shared_moments_stay_shared(tmp_path):
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    x = torch.randn(4, 5, 8)
+    moments = weighed(gather(attention, [(x, x, x)]), attention, [(x, x, x)])
+    assert len(moments.rows) == 4 and len(list(moments.distinct())) == 2
+    back = type(moments).load(moments.save(tmp_path / "m.safetensors"))
+    assert back.fingerprint == moments.fingerprint
+    assert all(torch.equal(back[name].rows, moments[name].rows) for name in moments)
+    filed = type(moments).load(tmp_path / "m.safetensors", held=False)
+    assert torch.equal(filed["in_proj_weight[q]"].rows, moments["in_proj_weight[q]"].rows)
+
+
+def test_batches_that_are_functions_are_run_whole():
+    model, x = net(), torch.randn(6, 6)
+    called = []
+
+    def act(model):
+        called.append(len(x))
+        return model(x)
+
+    act.batch = x
+    moments = gather(model, [x])
+    weighed(moments, model, [act, act, act], samples=8)
+    assert called == [6, 6]
