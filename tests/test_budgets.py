@@ -185,7 +185,7 @@ def test_it_is_a_configuration(member):
 def test_every_budget_is_in_the_suite():
     found = {type(budget).__name__ for budget, _, _ in MEMBERS.values()}
     classes = {name for name in budgets.__all__ if isinstance(getattr(budgets, name), type)}
-    assert found == classes - {"Allotment", "Target"}
+    assert found == classes - {"Allotment", "Target", "MarginalDamage"}  # the last needs moments: test_budgets_marginal
 
 
 def test_those_that_say_so_do_depend_on_the_unit_of_one_matrix():

@@ -129,6 +129,14 @@ def test_dead_layers_and_empty_outputs():
     assert given_.zeros == round(0.5 * total(state))
 
 
+def test_without_a_weight_among_weights_it_is_the_share_of_all():
+    state = model()
+    base = seen(state)
+    rows = {n: torch.full((len(state[n]),), 1e-4) for n in ("a", "b")}
+    found = MarginalDamage(Moments(dict(base), "samples", rows=rows))(survey(state), 0.5)
+    assert found.counts["c"] == 128 and "weigh" in found.reasons["c"] and found.zeros == round(0.5 * total(state))
+
+
 def test_it_plans_and_trims():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 24))

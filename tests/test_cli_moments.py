@@ -38,7 +38,8 @@ def test_a_folder_is_planned_and_trimmed_without_data(folder, tmp_path, source):
     told = json.loads((tmp_path / "plan.json").read_text())
     assert told["moments"]["source"] == source and told["moments"]["fingerprint"]
     touched = [e for e in told["entries"] if e["basis"] == "moments"]
-    assert len(touched) >= 12 and all(0 < e["output_error"] < 1 for e in touched)
+    assert len(touched) >= 12 and all(0 < e["output_error"] <= 1 for e in touched)  # random queries may all go
+    assert all((e["model_error"] is not None) is (source == "synthetic") for e in touched if "pooler" not in e["name"])
     done = run("trim", folder, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
     again = transformers.AutoModel.from_pretrained(tmp_path / "out")

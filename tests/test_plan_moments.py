@@ -196,9 +196,6 @@ def test_a_sweep_takes_moments_without_data_by_name_and_those_of_samples(seen):
 
 def test_a_method_of_a_sweep_names_its_moments(seen):
     _, _, moments = seen
-    assert (
-        repr(Reconstructed(moments))
-        == f"Reconstructed(samples {moments.fingerprint[:12]}, GlobalMagnitude(), alternate)"
-    )
+    assert repr(Reconstructed(moments)) == f"Reconstructed(samples {moments.fingerprint[:12]}, usual budget, alternate)"
     with pytest.raises(ValueError, match="source is one of stored, synthetic, or moments"):
         Reconstructed("noise")

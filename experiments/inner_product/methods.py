@@ -44,6 +44,7 @@ class Source:
         return self.make()
 
 
+MARGINAL = "marginal damage"  # the budget that needs the moments themselves
 NOTHING = Source("no moments", lambda: Moments({}, "identity"))
 
 
@@ -63,7 +64,7 @@ class Zeroed:
     Args:
         step: how entries are chosen, and whether the others make up for them.
         source: the moments.
-        budget: how many each matrix gets.
+        budget: how many each matrix gets; "marginal damage" is `budgets.MarginalDamage` of the source.
         in_turn: each layer's moments are taken after the earlier ones were cut.
         places: where a bias can take back the mean of what is lost, which then counts for nothing: C is the covariance.
     """
@@ -80,7 +81,8 @@ class Zeroed:
 
     def __call__(self, model: nn.Module, found: Survey, rate: float, generator: torch.Generator) -> None:
         """Change the model in place."""
-        counts = self.budget(found, rate).counts
+        budget = budgets.MarginalDamage(self.source.moments) if self.budget == MARGINAL else self.budget
+        counts = budget(found, rate).counts
         sites = [site for site in inventory(model, found.fused).sites if site.name in counts]
         places = self.places() if self.places else {}
 
@@ -88,7 +90,7 @@ class Zeroed:
             for site in group:
                 W, moment = site.get().clone(), moments.get(site.name)
                 trusted = moment is not None and moments.recipe.get("trust", {}).get(site.name) != "approximate"
-                seen = replace(moment, second=covariance(moment)) if trusted and site.name in places else moment
+                seen = replace(moment, second=moment.covariance()) if trusted and site.name in places else moment
                 new = zeroed(W, counts[site.name], seen, self.step, self.source.damping)
                 site.put(new)
                 if trusted and site.name in places:
@@ -127,11 +129,3 @@ class Ranked:
             spikes = min(entry.rank, fits[entry.name].spikes)
             factors = low_rank(sites[entry.name].get(), moments.get(entry.name), entry.rank, spikes=spikes)
             sites[entry.name].split(*(half.float() for half in factors.split()))
-
-
-def covariance(moment: Moment) -> Tensor:
-    """Returns C - m m^T, or its diagonal, with no variance below zero."""
-    found = moment.covariance()
-    if found.ndim == 2:
-        found.diagonal().clamp_min_(0)
-    return found

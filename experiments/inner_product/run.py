@@ -40,12 +40,12 @@ import torch
 from experiments import jobs
 from experiments.data_free_zeros.run import Toy, slim
 from experiments.inner_product import models
-from experiments.inner_product.methods import NOTHING, Ranked, Source, Zeroed
+from experiments.inner_product.methods import MARGINAL, NOTHING, Ranked, Source, Zeroed
 from experiments.jobs import Job
 from experiments.tasks import files
 
 from spectrim import budgets
-from spectrim.calibrate import gather, shift_places, stored, synthetic
+from spectrim.calibrate import gather, shift_places, stored, synthetic, weighed
 from spectrim.sweep import sweep
 
 RATES = {"zeros": (0.5, 0.6, 0.7), "ranks": (0.5,)}
@@ -63,9 +63,13 @@ def sources(task: Any, samples: models.Batches) -> dict[str, Source]:
     def noise():
         return gather(model, drawn(), only=only, source="synthetic", recipe=drawn().recipe)
 
+    real = Source("128 samples", lambda: gather(model, samples, only=only), inputs=samples)
+    made = Source("noise" if side in (None, 224) else f"noise of {side} pixels", noise, NOISE_DAMPING)
     return {
-        "samples": Source("128 samples", lambda: gather(model, samples, only=only), inputs=samples),
-        "noise": Source("noise" if side in (None, 224) else f"noise of {side} pixels", noise, NOISE_DAMPING),
+        "samples": real,
+        "noise": made,
+        "weighed samples": Source(f"{real.label}, weighed", lambda: weighed(real.moments, model, samples)),
+        "weighed noise": Source(f"{made.label}, weighed", lambda: weighed(made.moments, model, drawn()), NOISE_DAMPING),
         "stored": Source("stored", lambda: stored(model, samples[0], only=only), NOISE_DAMPING),
     }
 
@@ -84,6 +88,8 @@ def methods(task: Any, samples: models.Batches, kind: str) -> dict[str, Any]:
         found = {"plain values": Ranked(NOTHING)}
         for name in told:
             found[f"whitened, {told[name]}"] = Ranked(of[name])
+        for name in ("samples", "noise"):
+            found[f"weighed, {told[name]}"] = Ranked(of[f"weighed {name}"])
         return found | {f"spikes first, {told[name]}": Ranked(of[name], spikes=True) for name in ("samples", "noise")}
     uniform, edge = budgets.Uniform(), budgets.LeastDamage()
     places = cache(lambda: shift_places(task.model, samples[0], only=task.only))
@@ -98,6 +104,9 @@ def methods(task: Any, samples: models.Batches, kind: str) -> dict[str, Any]:
             f"alternate, {told[name]}, least damage": Zeroed("alternate", of[name], edge),
             f"wanda, {told[name]}, uniform": Zeroed("wanda", of[name], uniform),
         }
+        weights = of[f"weighed {name}"]
+        found[f"weighed, {told[name]}"] = Zeroed("alternate", weights, MARGINAL)
+        found[f"weighed, {told[name]}, global magnitude"] = Zeroed("alternate", weights)
     found["alternate and shift, noise"] = Zeroed("alternate", of["noise"], places=places)
     found["alternate in turn, 128 samples"] = Zeroed("alternate", of["samples"], in_turn=True)
     return found

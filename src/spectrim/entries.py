@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from typing import Literal
 
@@ -31,6 +32,10 @@ class Entry(_Record):
     MACs are for one input position (one token, one pixel). With basis "equalised" the rank is cut after the row and
     column scales were evened out, and `damage` is measured there. Zeros are then the smallest magnitudes of the
     evened-out matrix, and their `damage` is that of the matrix as it is.
+
+    `output_error` is the share of the layer's output that is lost, a ratio of root mean squares; with outputs that are
+    weighed (`calibrate.weighed`) each counts by its weight. `model_error` is then what this cut alone does to the
+    output of the model, to first order: the root mean square of the change over that of the output.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Entry(_Record):
     damage: float | None = Field(default=None, ge=0)
     step: Step = "magnitude"
     output_error: float | None = Field(default=None, ge=0)
+    model_error: float | None = Field(default=None, ge=0)
     spikes: int | None = None
     spikes_cut: int = 0
     fingerprint: str
@@ -118,6 +124,7 @@ class Entry(_Record):
             "spikes_cut": cut,
             "damage": None,
             "output_error": None,
+            "model_error": None,
             "reason": f"edited by hand (was {self.decided or 'not decided'}: {self.reason})",
             "decided": self.decision,
         }
@@ -152,7 +159,7 @@ class Plan(_Record):
     schema_: Literal["spectrim.plan/1"] = Field(default=SCHEMA, alias="schema")
     version: str = ""
     model: Subject
-    target: dict[Literal["params", "zeros"], float]
+    target: dict[Literal["params", "zeros", "error"], float]
     budget: str = ""  # who gives how many zeros, as a configuration; of ranks there is one rule only
     moments: MomentsUsed | None = None
     entries: tuple[Entry, ...]
@@ -184,6 +191,16 @@ class Plan(_Record):
     def zeros(self) -> int:
         """Entries at zero after."""
         return sum(e.zeros or 0 for e in self.entries)
+
+    @property
+    def model_error(self) -> float | None:
+        """What all cuts together do to the output of the model, as a share of it; None where outputs are not weighed.
+
+        The root of the sum of squares of the entries' own: errors of different matrices taken for unrelated, each to
+        first order. It ranks plans well and is no bound; above 1/2 or so it says that little of the output is left.
+        """
+        known = [e.model_error for e in self.touched if e.model_error is not None]
+        return math.hypot(*known) if known else None
 
     @property
     def model_params_before(self) -> int:
@@ -221,6 +238,8 @@ class Plan(_Record):
             head = f"{after} of {before} parameters kept ({after / before:.1%})"
         whole = self.model_params_after / self.model_params_before
         lines = [f"plan for {self.model.label}: {head}; the whole model keeps {whole:.1%} of its parameters"]
+        if (moved := self.model_error) is not None:
+            lines.append(f"  its output is expected to change by {moved:.1%}")
         lines += [f"  {note}" for note in self.notes]
         lines += [f"  {e.name:<48} {e.action:<6} {e.reason}" for e in self.entries]
         return "\n".join(lines)

@@ -111,11 +111,13 @@ class Moment:
         return self.diagonal.diag() if self.is_diagonal else self.second.to(torch.float64)
 
     def covariance(self) -> Tensor:
-        """Return C - m m^T, cols x cols, float64; of a diagonal C the variances, (cols,), none below zero."""
+        """Return C - m m^T, cols x cols, float64; of a diagonal C the variances, (cols,). No variance is below zero."""
         m = self.mean.to(torch.float64)
         if self.is_diagonal:
             return (self.diagonal - m.square()).clamp_min(0)
-        return torch.addr(self.dense(), m, m, alpha=-1)
+        found = torch.addr(self.dense(), m, m, alpha=-1)
+        found.diagonal().clamp_min_(0)
+        return found
 
     def damped(self, share: float) -> Tensor:
         """Return C + share * mean(diag C) * I, float64, in the shape of `second`.

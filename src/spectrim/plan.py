@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from numbers import Real
-from typing import get_args
+from typing import Literal, get_args
 
 from .budgets import Budget, GlobalMagnitude
 from .budgets.allotment import unfit
+from .budgets.marginal import MarginalDamage
 from .entries import Basis, Entry, MomentsUsed, Plan, Step, Subject
 from .moments import Moments
 from .planning.ranks import ranks, whitened
+from .planning.zeros import allowed
 from .planning.zeros import zeros as zero_entries
 from .survey import Survey
 from .verdict import GATE
 
+Cut = Literal["zeros", "ranks"]
 DEFAULT_ZEROS: Budget = GlobalMagnitude()
 DENSE = "rebuilt dense: the rank falls, the size does not"
 
@@ -26,6 +30,8 @@ def plan(
     *,
     params: float | None = None,
     zeros: float | None = None,
+    error: float | None = None,
+    cut: Cut | None = None,
     budget: Budget | None = None,
     dense: bool = False,
     basis: Basis | None = None,
@@ -33,7 +39,7 @@ def plan(
     moments: Moments | None = None,
     step: Step | None = None,
 ) -> Plan:
-    """Return the `Plan` that reaches a target: fewer parameters by low rank, or entries at zero.
+    """Return the `Plan` that reaches a target: fewer parameters by low rank, entries at zero, or an error of the model.
 
     With `params` the matrices whose bulk fits the law of noise keep at most that share of the numbers they store,
     reached from below within one rank step. The ranks k are those of least total damage for the numbers stored. Damage
@@ -45,12 +51,18 @@ def plan(
     zeros out, and in each matrix the smallest magnitudes go. Entries that are zero already count: a matrix that holds
     more of them than its share keeps them, and the others get that much less, in proportion to what they had.
 
+    With `error` as many entries are zero, or as many ranks go, as the model's output is expected to bear: the largest
+    cut found whose `Plan.model_error` is no more than that. It takes moments whose outputs are weighed.
+
     Args:
         found: a survey; for `zeros` the model that it was made of is read again.
         params: share kept, in (0, 1].
         zeros: share at zero, in (0, 1].
+        error: of the model's output, a ratio of root mean squares to first order, > 0; .1 is little, .5 much.
+        cut: with `error`, "zeros" unless given, or "ranks".
         budget: who gives how many zeros, one of `spectrim.budgets` or any function (survey, share) -> Allotment;
-            `budgets.GlobalMagnitude()` unless given: no other was ahead on every model (docs/budgets.md).
+            `budgets.GlobalMagnitude()` unless given: no other was ahead on every model (docs/budgets.md). With moments
+            whose outputs are weighed (`calibrate.weighed`) `budgets.MarginalDamage(moments)`, which is.
         dense: rebuild matrices at the lower rank in place instead of splitting them (same size, any runtime).
         basis: cut ranks of the matrix as it is ("plain"), or with its row and column scales evened out ("equalised").
             The spikes that stay are those of the verdict in that basis. Plain is the default because it did less harm
@@ -75,36 +87,51 @@ def plan(
     """
     if not isinstance(found, Survey):
         raise TypeError(f"a plan is made from a survey, not from a {type(found).__name__}: plan(survey(model), ...)")
-    if (params is None) == (zeros is None):
+    if sum(target is not None for target in (params, zeros, error)) != 1:
         raise ValueError(
-            "give one target: params=0.5 (share of the parameters kept) or zeros=0.5 (share of zero entries)"
+            "give one target: params=0.5 (share of the parameters kept), zeros=0.5 (share of zero entries), or, with "
+            "moments whose outputs are weighed, error=0.2 (of the model's output)"
         )
+    kind = _kind(params, error, cut)
     share = params if params is not None else zeros
-    if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1:
+    if error is not None:
+        if isinstance(error, bool) or not isinstance(error, Real) or not 0 < error < math.inf:
+            raise ValueError(f"an error is a share of the model's output, > 0, not {error!r}: 0.2 means a fifth")
+        if not isinstance(moments, Moments) or not moments.rows:
+            raise ValueError(
+                "what a cut does to the model's output is told by moments whose outputs are weighed: give "
+                "moments=calibrate.weighed(gather(model, inputs), model, inputs)"
+            )
+        error = float(error)
+    elif isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1:
         raise ValueError(f"a target lies in (0, 1], not {share!r}: 0.5 means one half")
     if gate is not None and (isinstance(gate, bool) or not isinstance(gate, Real) or not 0 <= gate <= 1):
         raise ValueError(f"a gate lies in [0, 1], not {gate!r}: the largest misfit of a bulk that may be cut")
-    share, gate = float(share), gate if gate is None else float(gate)
+    share, gate = None if share is None else float(share), gate if gate is None else float(gate)
     basis = _basis(basis, moments)
-    step = _step(step, zeros, moments)
-    if budget is not None and zeros is None:
+    step = _step(step, kind, moments)
+    if budget is not None and kind == "ranks":
         raise ValueError("a budget shares out zeros: give zeros=0.5, or leave the budget out")
     if not found.fitted:
         raise ValueError(f"{found.model} has no matrix with a verdict, so there is nothing to plan for")
     used = None
     if moments is not None:
         used = MomentsUsed(source=moments.source, recipe=moments.recipe, fingerprint=moments.fingerprint)
-    more = [DENSE] if dense and zeros is None else []
-    if zeros is not None:
-        chosen = _gated(DEFAULT_ZEROS if budget is None else budget, gate)
-        entries, notes = zero_entries(found, share, chosen, basis, moments, step)
+    more = [DENSE] if dense and kind == "ranks" else []
+    asked = {} if error is None else {"error": error}
+    if kind == "zeros":
+        chosen = _gated(_usual(moments) if budget is None else budget, gate)
+        if error is None:
+            entries, notes = zero_entries(found, share, chosen, basis, moments, step)
+        else:
+            share, entries, notes = allowed(found, error, chosen, moments, step)
         gate = getattr(chosen, "gate", GATE)
-        return _finish(found, {"zeros": share}, entries, notes, gate, _described(chosen), used)
+        return _finish(found, {"zeros": share} | asked, entries, notes, gate, _described(chosen), used)
     if moments is not None:
         if gate is not None:
             raise ValueError("a gate judges the law of noise, and ranks in the inner product of the inputs ask none")
-        entries, notes = whitened(found, share, dense, moments)
-        return _finish(found, {"params": share}, entries, notes + more, 1.0, moments=used)
+        share, entries, notes = whitened(found, share, dense, moments, error)
+        return _finish(found, {"params": share} | asked, entries, notes + more, 1.0, moments=used)
     gate = GATE if gate is None else gate
     closed = unfit(found.fitted, gate)
     if len(closed) == len(found.fitted):
@@ -118,6 +145,20 @@ def plan(
         raise ValueError("the survey was made without equalisation: survey again with equalize=True, or basis='plain'")
     entries, notes = ranks(found, share, basis, dense, closed)
     return _finish(found, {"params": share}, entries, _told(closed) + notes + more, gate)
+
+
+def _kind(params: float | None, error: float | None, cut: Cut | None) -> Cut:
+    if cut is not None and cut not in get_args(Cut):
+        raise ValueError(f"cut is one of {', '.join(get_args(Cut))}, not {cut!r}")
+    kind: Cut = "ranks" if params is not None else "zeros"
+    if error is None and cut not in (None, kind):
+        raise ValueError(f"{'params' if kind == 'ranks' else kind}= cuts {kind}: leave out cut={cut!r}")
+    return kind if cut is None else cut
+
+
+def _usual(moments: Moments | None) -> Budget:
+    """The budget that is taken where none is named."""
+    return MarginalDamage(moments) if moments is not None and moments.rows else DEFAULT_ZEROS
 
 
 def _basis(basis: Basis | None, moments: Moments | None) -> Basis:
@@ -134,12 +175,12 @@ def _basis(basis: Basis | None, moments: Moments | None) -> Basis:
     return basis or "plain"
 
 
-def _step(step: Step | None, zeros: float | None, moments: Moments | None) -> Step:
+def _step(step: Step | None, kind: Cut, moments: Moments | None) -> Step:
     if step is None:
         return "magnitude" if moments is None else "alternate"
     if step not in get_args(Step):
         raise ValueError(f"step is one of {', '.join(get_args(Step))}, not {step!r}")
-    if zeros is None:
+    if kind == "ranks":
         raise ValueError("a step chooses zeros: give zeros=0.5, or leave the step out")
     if (step == "magnitude") is (moments is not None):
         what = "compares magnitudes and takes no moments" if moments is not None else "needs moments=gather(...)"

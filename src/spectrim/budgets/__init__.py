@@ -15,6 +15,7 @@ from .damage import LayerNormalised, LeastDamage
 from .heavy_tail import HeavyTail
 from .lamp import Lamp
 from .magnitude import GlobalMagnitude
+from .marginal import MarginalDamage
 from .shapes import ErdosRenyi, Uniform
 from .spectral_edge import SpectralEdge
 
@@ -28,6 +29,7 @@ __all__ = [
     "Lamp",
     "LayerNormalised",
     "LeastDamage",
+    "MarginalDamage",
     "Misfit",
     "SpectralEdge",
     "Target",

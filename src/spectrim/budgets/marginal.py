@@ -32,7 +32,8 @@ class MarginalDamage:
     Without weights every s is 1, and what later layers make of an error is not known: at trust 1 that did worse than
     the same share for all on MiniLM, and emptied a matrix of the ViT.
 
-    A matrix without moments gives the share that is asked of all of them, and the reason says so.
+    A matrix without moments, or without weights where others have some, gives the share that is asked of all of them,
+    and the reason says so.
 
     Args:
         moments: of the model that was surveyed, by the names of its matrices.
@@ -75,7 +76,11 @@ class MarginalDamage:
         if seen:
             given = threshold_counts([partial(self._scores, t) for t in seen], sum(counts[t.name] for t in seen))
             counts |= {t.name: n for t, n in zip(seen, given, strict=True)}
-        notes = (f"{listed(list(lacking))} without moments: the share of all is taken there",) if lacking else ()
+        notes = (
+            (f"the share of all is taken of {listed(list(lacking))}: no moments, or nothing tells their weight",)
+            if lacking
+            else ()
+        )
         return Allotment(counts, lacking, notes)
 
     def _without(self, t: Target) -> str:
@@ -87,7 +92,10 @@ class MarginalDamage:
             raise ValueError(
                 f"{t.name} has {t.reading.cols} inputs and its moments {moment.cols}: they are of another model"
             )
-        return "its inputs were zero at every position" if moment.dead else ""
+        if moment.dead:
+            return "its inputs were zero at every position"
+        # Next to weights, of which the sum over all matrices is about 1, an entry without one would count for all.
+        return "nothing tells what its outputs weigh" if self.moments.rows and moment.rows is None else ""
 
     def _scores(self, t: Target) -> Tensor:
         moment: Moment = self.moments[t.name]

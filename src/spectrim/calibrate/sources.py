@@ -13,6 +13,7 @@ from torch import nn
 from ..moments import Moments
 from .inputs import synthetic
 from .recipes import replay
+from .sensitivity import weighed
 from .stored import stored
 from .streamed import streamed
 
@@ -28,6 +29,7 @@ def moments_of(
     seed: int = 0,
     image_size: int | None = None,
     only: Callable[[str], bool] | None = None,
+    weigh: bool = True,
     progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Moments:
     """Return the moments that a model yields without data.
@@ -39,6 +41,7 @@ def moments_of(
         seed: of their generator.
         image_size: side of synthetic images, where yours are of another size than the model says of itself.
         only: a function of a name, that lets a matrix take part.
+        weigh: whether synthetic inputs also tell what the outputs of each matrix weigh, see `weighed`.
         progress: wraps the iteration over the batches.
     """
     if source == "stored":
@@ -46,7 +49,8 @@ def moments_of(
     if source != "synthetic":
         raise ValueError(f"without data moments come from one of {', '.join(WITHOUT_DATA)}, not {source!r}")
     inputs = synthetic(model, count=count, seed=seed, image_size=image_size)
-    return streamed(model, inputs, only=only, source="synthetic", recipe=inputs.recipe, progress=progress)
+    found = streamed(model, inputs, only=only, source="synthetic", recipe=inputs.recipe, progress=progress)
+    return weighed(found, model, inputs, progress=progress) if weigh else found
 
 
 def again(
@@ -69,7 +73,9 @@ def again(
         return stored(model)
     if source != "synthetic":
         raise ValueError(f"moments from {source} cannot be made again without them: save them, and give the file")
-    return streamed(model, replay(model, recipe), source=source, recipe=recipe, progress=progress)
+    inputs, weights = replay(model, recipe), recipe.get("rows")
+    found = streamed(model, inputs, source=source, recipe=recipe, progress=progress)
+    return found if weights is None else weighed(found, model, inputs, **weights, progress=progress)
 
 
 def live(path: str | os.PathLike) -> nn.Module:

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from ..entries import Entry
-from ..inner.damage import relative_damage
+from ..inner.damage import damage, relative_damage
 from ..moments import Moment, Moments
 from ..survey import Reading
 
@@ -21,6 +21,19 @@ def lost(W: Tensor, new: Tensor, moment: Moment | None = None) -> float:
     """Return the share of a matrix, or of its output, that a cut takes: a ratio of norms, 0 where there was nothing."""
     share = relative_damage(W, new, moment)
     return math.sqrt(share) if share > 0 else 0.0
+
+
+def errors(W: Tensor, new: Tensor, moment: Moment | None) -> dict[str, float]:
+    """Return the fields of an entry that say what a cut does to the outputs of its matrix, and to those of the model.
+
+    The second where the moment has weights of outputs, which hold what the model makes of an error; nothing without.
+    """
+    if moment is None:
+        return {}
+    found = {"output_error": lost(W, new, moment)}
+    if moment.rows is not None:
+        found["model_error"] = math.sqrt(damage(W, new, moment))
+    return found
 
 
 def without(moments: Moments, name: str, cols: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,8 @@ from ..entries import Basis, Entry
 from ..inner.whiten import whitened_values
 from ..moments import Moments
 from ..survey import Reading, Survey
-from .entry import entry_of, kept, lost, why_not, without
+from .by_error import largest
+from .entry import entry_of, errors, kept, lost, why_not, without
 
 
 class _Ordered(NamedTuple):
@@ -74,25 +76,37 @@ def ranks(
     return [entries.get(r.name) or kept(r, closed.get(r.name) or why_not(r)) for r in found.matrices], notes
 
 
-def whitened(found: Survey, share: float, dense: bool, moments: Moments) -> tuple[list[Entry], list[str]]:
-    """Return the entries that cut ranks in the inner product of the inputs, and notes.
+def whitened(
+    found: Survey, share: float | None, dense: bool, moments: Moments, error: float | None = None
+) -> tuple[float, list[Entry], list[str]]:
+    """Return the share of the numbers stored that stays, the entries that cut ranks with moments, and notes.
 
     The values are those of W L, C = L L^T, and the damage that is least in total the sum over matrices of rows cols
-    tr((W - W') C (W - W')^T) / tr(W C W^T). No law of noise is asked: W L has none.
+    tr((W - W') C (W - W')^T) / tr(W C W^T); with weights of the outputs, those of diag(s)^1/2 W L, and the sum of
+    tr(diag(s) (W - W') C (W - W')^T), which is what the model's output has of it. No law of noise is asked: W L has
+    none.
 
     Args:
         found: a survey that still knows its model.
-        share: of the numbers stored that stay, in (0, 1].
+        share: of the numbers stored that stay, in (0, 1]; or None.
         dense: rebuild in place instead of splitting.
         moments: of the inputs; a matrix that has none is cut by its own values.
+        error: of the model, with moments whose outputs are weighed; as much is cut as it allows.
     """
     targets = {t.name: t for t in targets_of(found) if t.reading.splittable or dense}
     lacking = {name: why for name in targets if (why := without(moments, name, targets[name].reading.cols))}
-    ready = {}
+    found_values = {}
     for name, t in targets.items():
-        r, moment = t.reading, None if name in lacking else moments[name]
-        s = whitened_values(t.stored()[0], moment).cpu().numpy()
-        ready[name] = Candidate(r.rows, r.cols, r.params, s, 0, r.rows * r.cols)
+        moment = None if name in lacking else moments[name]
+        found_values[name] = whitened_values(t.stored()[0], moment).cpu().numpy()
+    weighed = {name for name in found_values if name not in lacking and name in moments.rows}
+    weights = _weights({name: t.reading for name, t in targets.items()}, found_values, weighed)
+    ready = {
+        name: Candidate(t.reading.rows, t.reading.cols, t.reading.params, found_values[name], 0, weights[name])
+        for name, t in targets.items()
+    }
+    if error is not None:
+        share = _allowed(found, ready, error, weighed)
     values = _allocated(found, ready, share)
     entries = {}
     for name, c in ready.items():
@@ -115,12 +129,39 @@ def whitened(found: Survey, share: float, dense: bool, moments: Moments) -> tupl
             params_after=r.params if dense else k * c.side,
             macs_after=r.params if dense else k * c.side,
             damage=lost(W, new),
-            output_error=None if moment is None else lost(W, new, moment),
             spikes=r.fit.spikes,
             reason=why,
+            **errors(W, new, moment),
         )
     notes = [f"{len(lacking)} matrices have no moments and are cut by their own values"] if lacking else []
-    return [entries.get(r.name) or kept(r, why_not(r)) for r in found.matrices], notes
+    return share, [entries.get(r.name) or kept(r, why_not(r)) for r in found.matrices], notes
+
+
+def _weights(readings: dict[str, Reading], values: dict[str, np.ndarray], weighed: set[str]) -> dict[str, float]:
+    """What the whole of each matrix counts: its part of the output, or what is usual for its size if none is known."""
+    sizes = {name: float(r.rows * r.cols) for name, r in readings.items()}
+    energy = {name: float((values[name] ** 2).sum()) for name in weighed}
+    usual = float(np.median([energy[name] / sizes[name] for name in weighed])) if weighed else 1.0
+    return {name: energy.get(name, usual * size) for name, size in sizes.items()}
+
+
+def _allowed(found: Survey, ready: dict[str, Candidate], error: float, weighed: set[str]) -> float:
+    """The share that stays where as much is cut as an error of the model allows; 1 where nothing can be."""
+
+    def cost(gone: float) -> float:
+        values = _allocated(found, ready, 1 - gone)
+        tails = [ready[n].s[values[n] :] for n in weighed if ready[n].pays(values[n])]
+        return math.sqrt(sum(float((tail**2).sum()) for tail in tails))
+
+    gone = largest(cost, error, high=1 - _least(ready))
+    if not gone:
+        raise ValueError(f"error={error:g} is out of reach: the least cut of ranks costs more of the model's output")
+    return 1 - gone
+
+
+def _least(ready: dict[str, Candidate]) -> float:
+    """The share of the numbers stored that is left with one value in every matrix."""
+    return sum(c.cost(1) for c in ready.values()) / sum(c.params for c in ready.values())
 
 
 def _allocated(found: Survey, ready: dict[str, Candidate], share: float) -> dict[str, int]:
@@ -132,9 +173,8 @@ def _allocated(found: Survey, ready: dict[str, Candidate], share: float) -> dict
             "(--dense), or plan zeros"
         )
     total = sum(c.params for c in ready.values())
-    least = sum(c.cost(1) for c in ready.values())
-    if least > share * total:
-        raise ValueError(f"params={share} is out of reach: with one value in every matrix {least / total:.2%} is left")
+    if (least := _least(ready)) > share * (1 + 1e-9):
+        raise ValueError(f"params={share} is out of reach: with one value in every matrix {least:.2%} is left")
     return dict(zip(ready, allocate(list(ready.values()), share * total), strict=True))
 
 

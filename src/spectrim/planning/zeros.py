@@ -12,7 +12,8 @@ from ..entries import Basis, Entry, Step
 from ..inner.obs import DAMPING
 from ..moments import Moment, Moments
 from ..survey import Survey
-from .entry import entry_of, kept, lost, why_not, without
+from .by_error import largest
+from .entry import entry_of, errors, kept, lost, why_not, without
 
 
 def zeros(
@@ -31,7 +32,7 @@ def zeros(
     """
     found = evened(found) if basis == "equalised" else found
     targets = {t.name: t for t in candidates(found)}
-    there = {name: int((t.stored()[0] == 0).sum()) for name, t in targets.items()}
+    there = _there(targets)
     total, wanted = sum(t.entries for t in targets.values()), asked(tuple(targets.values()), share)
     if (held := sum(there.values())) > wanted:
         enough = math.ceil(held / total * 1e4) / 1e4
@@ -64,6 +65,37 @@ def zeros(
     return entries, notes
 
 
+def allowed(
+    found: Survey, error: float, budget: Budget, moments: Moments, step: Step
+) -> tuple[float, list[Entry], list[str]]:
+    """Return the largest share of zeros found whose error of the model is no more than that, its entries and notes.
+
+    Args:
+        found, budget, step: as `zeros` takes them.
+        error: `Plan.model_error`, > 0.
+        moments: with weights of the outputs.
+    """
+    targets = {t.name: t for t in candidates(found)}
+    held = sum(_there(targets).values()) / sum(t.entries for t in targets.values())
+    tried: dict[float, tuple[list[Entry], list[str]]] = {}
+
+    def cost(share: float) -> float:
+        tried[share] = zeros(found, share, budget, "moments", moments, step)
+        return math.hypot(*(e.model_error or 0.0 for e in tried[share][0]))
+
+    share = largest(cost, error, low=held)
+    if share not in tried:
+        least = min(tried)
+        raise ValueError(
+            f"error={error:g} is out of reach: {least:.1%} zeros cost {cost(least):.3g} of the model's output already"
+        )
+    return share, *tried[share]
+
+
+def _there(targets: dict[str, Target]) -> dict[str, int]:
+    return {name: int((t.stored()[0] == 0).sum()) for name, t in targets.items()}
+
+
 def _moved(given: int, count: int) -> str:
     """Why a matrix has another count than the budget gave it; an empty text where it has that one."""
     if count > given:
@@ -83,9 +115,9 @@ def _zero_entry(t: Target, count: int, who: str, moment: Moment | None, step: St
         basis=basis,
         step=step,
         damage=lost(W, new),
-        output_error=None if moment is None else lost(W, new, moment),
         spikes=t.reading.fit.spikes,
         reason=f"{count / t.entries:.1%} of its entries, by {who}",
+        **errors(W, new, moment),
     )
 
 

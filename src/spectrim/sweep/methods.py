@@ -60,13 +60,13 @@ class Reconstructed:
 
     Args:
         source: "synthetic" or "stored", which take no data; or the moments of samples, from `calibrate.gather`.
-        budget: how many zeros each matrix gets.
+        budget: how many zeros each matrix gets; None leaves it to the plan.
         step: how they are chosen and made up for, see `spectrim.inner`.
         ranks: cut ranks until this share of the numbers stored is gone, in place of zeros.
     """
 
     source: str | Moments
-    budget: Any = field(default_factory=budgets.GlobalMagnitude)
+    budget: Any = None
     step: Step = "alternate"
     ranks: bool = False
     _made: dict[str, Moments] = field(default_factory=dict, init=False, compare=False)
@@ -77,7 +77,9 @@ class Reconstructed:
 
     def __repr__(self) -> str:
         told = self.source if isinstance(self.source, str) else f"{self.source.source} {self.source.fingerprint[:12]}"
-        return f"Reconstructed({told}, " + ("ranks)" if self.ranks else f"{self.budget!r}, {self.step})")
+        return f"Reconstructed({told}, " + (
+            "ranks)" if self.ranks else f"{'usual budget' if self.budget is None else repr(self.budget)}, {self.step})"
+        )
 
     def __call__(self, model: nn.Module, found: Survey, rate: float, generator: torch.Generator) -> Plan:
         """Change the model in place and return the plan."""
