@@ -15,14 +15,14 @@ def net(seed=0):
 def test_weights_are_those_of_the_whole_jacobian():
     model, x = net(), torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
     moments = gather(model, [x])
-    found = weighed(moments, model, [lambda model: model(x)] * 100, samples=None, seed=2)
+    found = weighed(moments, model, [lambda model: model(x)] * 400, samples=None, seed=2)
     out, sizes = model(x), model(x).detach().double().square().sum()
     for name in ("0", "2", "4"):
         weight = model.get_submodule(name).weight
         J = torch.stack([torch.autograd.grad(out.reshape(-1)[i], weight, retain_graph=True)[0] for i in range(60)])
         exact = J.double().square().sum((0, 2)) / (moments[name].dense().trace() * sizes)
         exact = exact.clamp_min(1e-3 * exact.mean())
-        assert torch.allclose(found.rows[name], exact, rtol=0.15)
+        assert torch.allclose(found.rows[name], exact, rtol=0.15, atol=0.02 * float(exact.mean()))
         assert float(found.rows[name].sum()) == pytest.approx(float(exact.sum()), rel=0.05)
 
 
@@ -109,6 +109,20 @@ def test_weights_are_saved_and_shared_moments_stay_shared(tmp_path):
     assert all(torch.equal(back[name].rows, moments[name].rows) for name in moments)
     filed = type(moments).load(tmp_path / "m.safetensors", held=False)
     assert torch.equal(filed["in_proj_weight[q]"].rows, moments["in_proj_weight[q]"].rows)
+
+
+def test_samples_are_spread_over_all_and_silent_outputs_are_not_taken_for_worthless():
+    """Inputs come sorted more often than not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.ReLU(), nn.Linear(8, 4, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(8))
+    x = torch.eye(8).repeat_interleave(50, 0)
+    moments = gather(model, [x])
+    few = weighed(moments, model, [x], samples=16).rows["0"]
+    assert float(few.min()) > 0.1 * float(few.mean())
+    first = weighed(moments, model, [x[:50]], samples=None).rows["0"]  # only one output has ever fired
+    assert float(first.min()) >= 1e-3 * float(first.mean())
 
 
 def test_batches_that_are_functions_are_run_whole():

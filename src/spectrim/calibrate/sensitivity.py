@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -16,7 +17,8 @@ from .batch import Batch, call
 from .gather import batches, chosen_sites, describe_all, model_fingerprint, moved, quiet
 from .stacks import main_tensor
 
-SAMPLES = 32
+SAMPLES = 64
+DRAWS = 4  # of v for a batch that is a function of the model
 LEAST = 1e-3  # of the mean weight of a matrix: an output that was never heard of may yet be
 
 
@@ -40,19 +42,20 @@ def weighed(
     cuts do to the model together, `Plan.model_error`.
 
     One run backward a sample, whatever the number of matrices; labels are not needed. Memory: the activations of one
-    sample and one gradient at a time. Where a batch is a function of the model, the activations of all of it, and as
-    many runs backward as it has outputs.
+    sample and one gradient at a time. Where a batch is a function of the model, the activations of all of it, and four
+    runs backward.
 
     Args:
         moments: of that model.
         model: a live module; its mode, gradients and values are afterwards what they were.
         inputs: batches as `gather` takes them, for instance those that the moments were gathered from.
-        samples: so many of them are enough, >= 1; None takes all.
+        samples: so many of them, evenly over all, are enough, >= 1; None takes all.
         seed: of v.
         device: where batches are moved to; that of the model's first parameter, if not given.
         progress: wraps the iteration over what is run at a time.
 
-    No output weighs less than a thousandth of the mean of its matrix. What the model gives is the first tensor of its
+    The weights are drawn to the mean of their matrix by the share of their spread that is chance, as the runs tell it.
+    What the model gives is the first tensor of its
     output; positions that an attention_mask of its shape leaves out count for nothing. Matrices that are pairs
     already get no weights, nor do those that the output does not depend on.
 
@@ -60,10 +63,10 @@ def weighed(
         >>> from .gather import gather
         >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
         >>> with torch.no_grad(): _ = net[0].weight.copy_(torch.eye(2)), net[1].weight.copy_(torch.tensor([[3.0, 1.0]]))
-        >>> x = torch.eye(2).repeat(50, 1)
-        >>> found = weighed(gather(net, [x]), net, [x])
-        >>> [round(float(s), 1) for s in found.rows["0"] / found.rows["0"][1]]  # the output reads the first 3 times
-        [9.0, 1.0]
+        >>> x = torch.eye(2).repeat(200, 1)
+        >>> found = weighed(gather(net, [x]), net, [x], samples=None)
+        >>> 8 < float(found.rows["0"][0] / found.rows["0"][1]) < 10  # the output reads the first 3 times
+        True
 
     References:
         M. F. Hutchinson, Commun. Stat. Simul. Comput. 19 (1990) 433, for the trace by random v. That the curvature of a
@@ -75,25 +78,25 @@ def weighed(
     if moments.model and moments.model != model_fingerprint(model):
         raise ValueError("these moments are of another model, or of other weights: gather anew")
     sites = [s for s in chosen_sites(model, None, moments.__contains__) if not s.layer.stored_as_parts]
-    sums, total = _gradients(model, list(_first(inputs, samples)), sites, seed, device, progress)
+    sums, total, runs = _gradients(model, _spread(inputs, samples), sites, seed, device, progress)
     rows = {}
     for name, squares in sums.items():
         trace = float(moments.by_name[name].diagonal.sum())
-        if trace > 0 and bool(squares.any()):
-            rows[name] = squares.clamp_min(LEAST * float(squares.mean())) / (trace * total)
+        if trace > 0 and bool(squares[:, 0].any()):
+            rows[name] = _shrunk(squares, runs) / (trace * total)
     return replace(moments, rows=rows, recipe={**moments.recipe, "rows": {"samples": samples, "seed": seed}})
 
 
-def _first(inputs: Iterable[Batch], samples: int | None) -> Iterator[Batch]:
-    """The first samples one by one; whole batches where they are functions of the model."""
-    left = float("inf") if samples is None else samples
+def _spread(inputs: Iterable[Batch], samples: int | None) -> list[Batch]:
+    """Samples one by one, evenly over all that there are; whole batches where they are functions of the model."""
+    parts = []
     for batch in batches(inputs):
-        apart = [batch] if callable(batch) and not isinstance(batch, Mapping) else _apart(batch)
-        for part in apart:
-            yield part
-            left -= describe_all([part])["samples"]
-            if left <= 0:
-                return
+        parts += [batch] if callable(batch) and not isinstance(batch, Mapping) else _apart(batch)
+    if samples is None or not parts:
+        return parts
+    each = describe_all(parts)["samples"] / len(parts)
+    wanted = min(len(parts), math.ceil(samples / each))
+    return [parts[i * len(parts) // wanted] for i in range(wanted)]
 
 
 def _apart(batch: Batch) -> list[Batch]:
@@ -117,18 +120,23 @@ def _gradients(
     seed: int,
     device: Any,
     progress: Callable[[Iterable], Iterable] | None,
-) -> tuple[dict[str, Tensor], float]:
-    """Squared gradients of <v, f> by matrix, summed over its columns, and the sum of ||f||^2, both over all inputs."""
+) -> tuple[dict[str, Tensor], float, int]:
+    """What all runs backward tell, the sum of ||f||^2 over them, and how many there were.
+
+    Of each matrix, rows x 2: the squared gradient of <v, f>, summed over its columns, and the square of that, both
+    summed over all runs.
+    """
     generator = torch.Generator().manual_seed(seed)
-    sums = {site.name: torch.zeros(site.rows, dtype=torch.float64) for site in sites}
-    total = 0.0
+    sums = {site.name: torch.zeros(site.rows, 2, dtype=torch.float64) for site in sites}
+    total, runs = 0.0, 0
 
     def take(parameter: nn.Parameter, of: Sequence[Site]) -> None:
         grad, parameter.grad = parameter.grad, None
         data, parameter.data = parameter.data, grad  # so that a site reads the gradient as it reads the matrix
         try:
             for site in of:
-                sums[site.name] += site.get().double().square().sum(1).cpu()
+                found = site.get().double().square().sum(1).cpu()
+                sums[site.name] += torch.stack([found, found.square()], 1)
         finally:
             parameter.data = data
 
@@ -143,17 +151,30 @@ def _gradients(
                 )
             there = _there(batch, out)
             size = float((out.detach() * there).double().square().sum())
-            # One v for the sum over a batch tells little: as many as it has samples.
-            for _ in range(draws := len(out) if callable(batch) and not isinstance(batch, Mapping) else 1):
+            # One v for the sum over a batch tells little.
+            for _ in range(draws := DRAWS if callable(batch) and not isinstance(batch, Mapping) else 1):
                 v = torch.randn(out.shape, generator=generator).to(out) * there
-                total += size
+                total, runs = total + size, runs + 1
                 (out * v).sum().backward(retain_graph=draws > 1)
             del out
     bad = [name for name, squares in sums.items() if not bool(torch.isfinite(squares).all())]
     if bad or not total > 0:
         why = f"gradients of {listed(bad)} are not finite" if bad else "its output is zero throughout"
         raise ValueError(f"no weights of outputs can be had of this model: {why}")
-    return sums, total
+    return sums, total, runs
+
+
+def _shrunk(sums: Tensor, runs: int) -> Tensor:
+    """The sums by row, drawn to their mean by as much of their spread as a few runs leave to chance.
+
+    An output that fires for few inputs may be heard of in none of them; to take it for worthless costs the model what
+    it knows of those inputs.
+    """
+    squares, mean = sums[:, 0], sums[:, 0].mean()
+    chance = (sums[:, 1] - squares.square() / runs).mean() * runs / max(1, runs - 1)
+    spread = squares.var(correction=1) if len(squares) > 1 else squares.new_zeros(())
+    kept = float((1 - chance / spread).clamp(0, 1)) if spread > 0 else 0.0
+    return (mean + kept * (squares - mean)).clamp_min(LEAST * float(mean))
 
 
 @contextmanager
