@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from spectrim.calibrate import gather
 from spectrim.cli import app
+from spectrim.plan import Plan
 
 transformers = pytest.importorskip("transformers")
 RUN = CliRunner()
@@ -67,9 +68,22 @@ def test_moments_of_samples_come_from_a_file_and_no_other(folder, tmp_path):
     assert run(*ask, "--moments", file).exit_code == 0
 
 
+@pytest.mark.parametrize("cut", ["zeros", "ranks"])
+def test_a_plan_for_an_error_of_the_model(folder, tmp_path, cut):
+    ask = ("--error", ".01", "--cut", cut, "--moments", "synthetic", "-o", tmp_path / "plan.json")
+    done = run("plan", folder, *ask)
+    assert done.exit_code == 0, done.output
+    found = Plan.from_json(tmp_path / "plan.json")
+    assert found.target["error"] == 0.01 and 0.005 < found.model_error <= 0.01 and found.touched
+    assert f"{found.model_error:.1%}" in done.output
+    assert run("trim", folder, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (("--cut", "ranks"), "leave it out"),
+        (("--error", ".2"), "one target"),
         (("--step", "obs"), "give --moments"),
         (("--moments", "synthetic", "--basis", "equalised"), "one basis"),
         (("--moments", "stored", "--image-size", "32"), "--image-size"),
@@ -86,3 +100,12 @@ def test_a_file_of_weights_has_no_way_to_run_inputs_and_says_what_to_do(tmp_path
     torch.save({"fc.weight": torch.randn(40, 30)}, tmp_path / "model.pt")
     done = run("plan", tmp_path / "model.pt", "--zeros", ".5", "--moments", "synthetic", "-o", tmp_path / "plan.json")
     assert done.exit_code != 0 and "calibrate.gather" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("moments", ["none", "stored", "file"])
+def test_an_error_needs_weights(folder, tmp_path, moments):
+    if moments == "file":
+        model = transformers.AutoModel.from_pretrained(folder).eval()
+        moments = gather(model, [{"input_ids": torch.randint(5, 300, (4, 8))}]).save(tmp_path / "m.safetensors")
+    done = run("plan", folder, "--error", ".2", "--moments", moments, "-o", tmp_path / "plan.json")
+    assert done.exit_code != 0 and "weighed" in " ".join(done.output.split())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import nn
 
-from spectrim import budgets, plan, survey, trim
+from spectrim import budgets, calibrate, plan, survey, trim
 from spectrim.calibrate import gather
 from spectrim.entries import Plan
 from spectrim.inner.alternate import alternate
@@ -16,6 +17,7 @@ from spectrim.inner.damage import relative_damage
 from spectrim.inner.obs import obs, wanda
 from spectrim.inner.whiten import low_rank
 from spectrim.moments import Moments
+from spectrim.planning.by_error import largest
 from spectrim.sweep import Reconstructed, Score, mean, named, sweep
 
 
@@ -199,3 +201,49 @@ def test_a_method_of_a_sweep_names_its_moments(seen):
     assert repr(Reconstructed(moments)) == f"Reconstructed(samples {moments.fingerprint[:12]}, usual budget, alternate)"
     with pytest.raises(ValueError, match="source is one of stored, synthetic, or moments"):
         Reconstructed("noise")
+
+
+def weighed_net(seed=0):
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(32, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 8)).eval()
+    x = torch.randn(512, 6) @ torch.randn(6, 32)
+    return net, x[256:], calibrate.weighed(calibrate.gather(net, x[:256]), net, x[:256])
+
+
+@pytest.mark.parametrize("cut", ["zeros", "ranks"])
+@pytest.mark.parametrize("error", [0.03, 0.1, 0.3])
+def test_a_plan_for_an_error_does_about_that_to_the_output_of_other_inputs(cut, error):
+    net, others, moments = weighed_net()
+    dense = net(others).detach()
+    made = plan(survey(net), error=error, cut=cut, moments=moments)
+    least = 0.9 if cut == "zeros" else 0.0  # one value of a matrix may be a large step
+    assert least * error < made.model_error <= error and made.target["error"] == error
+    trim(net, made, moments=moments)
+    found = float((net(others).detach() - dense).norm() / dense.norm())
+    assert made.model_error / 2 - 1e-3 < found < 2 * made.model_error + 1e-3
+
+
+def test_more_error_is_a_larger_cut_and_an_impossible_one_is_named():
+    net, _, moments = weighed_net()
+    found = survey(net)
+    small, large = (plan(found, error=e, moments=moments, step="obs") for e in (0.05, 0.2))
+    assert small.zeros < large.zeros and "expected to change by" in str(small)
+    for cut in ("zeros", "ranks"):
+        with pytest.raises(ValueError, match="out of reach"):
+            plan(found, error=1e-9, cut=cut, moments=moments)
+    for wrong, message in (
+        ({"error": 0.1}, "weighed"),
+        ({"error": 0, "moments": moments}, "share of the model"),
+        ({"error": 0.1, "cut": "rank", "moments": moments}, "zeros, ranks"),
+        ({"zeros": 0.1, "cut": "ranks", "moments": moments}, "leave out"),
+        ({"error": 0.1, "zeros": 0.1, "moments": moments}, "one target"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plan(found, **wrong)
+
+
+def test_a_search_is_near_its_bound_whatever_the_curve():
+    for curve in (lambda s: s**4, lambda s: math.exp(9 * s) - 1, lambda s: 0.0 if s < 0.4 else 5.0, lambda s: s):
+        share = largest(curve, 0.2)
+        assert curve(share) <= 0.2 and (curve(share) >= 0.19 or curve(min(1, share + 0.005)) > 0.2)
+    assert largest(lambda s: 0.0, 0.2) > 0.99 and largest(lambda s: 1.0, 0.2, low=0.3) == 0.3

@@ -17,6 +17,7 @@ from .options import (
     BasisName,
     Beta,
     BudgetName,
+    CutName,
     Edge,
     EdgeName,
     Fused,
@@ -37,9 +38,23 @@ def plan(
     zeros: Annotated[
         float | None, typer.Option(help="Share of the matrices' entries to set to zero, in (0, 1].")
     ] = None,
+    error: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the model's output that may be lost, as --moments synthetic expects it: cut as much as that "
+            "allows."
+        ),
+    ] = None,
+    cut: Annotated[
+        CutName | None, typer.Option(help="With --error: what is cut, zeros or ranks (default: zeros).")
+    ] = None,
     by: Annotated[
         BudgetName | None,
-        typer.Option("--budget", help="With --zeros: who shares them out over the matrices (default: global)."),
+        typer.Option(
+            "--budget",
+            help="With --zeros: who shares them out over the matrices (default: global; with --moments synthetic by "
+            "what they do to the model's output).",
+        ),
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The plan file to write; - for standard output.")
@@ -84,21 +99,33 @@ def plan(
     """Decide what each matrix of MODEL may lose to reach a target, and write it down as a file to read and edit."""
     from ..plan import plan as run
 
-    if (params is None) == (zeros is None):
+    if sum(target is not None for target in (params, zeros, error)) != 1:
         raise ValueError(
-            "give one target: --params 0.5 (share of parameters kept) or --zeros 0.5 (share of zero entries)"
+            "give one target: --params 0.5 (share of parameters kept), --zeros 0.5 (share of zero entries), or "
+            "--error 0.2 (of the model's output)"
         )
     for name, value in (("--params", params), ("--zeros", zeros)):  # before the work, not after it
         if value is not None and not 0 < value <= 1:
             raise ValueError(f"{name} lies in (0, 1], not {value}: 0.5 means one half")
+    if error is not None and not 0 < error < float("inf"):
+        raise ValueError(f"--error is a share of the model's output, > 0, not {error}: 0.2 means a fifth")
+    if error is None and cut is not None:
+        raise ValueError("--cut says what --error may cut: leave it out")
+    if error is not None and moments in ("none", "equalised", "stored"):
+        raise ValueError(
+            "--error is told by what errors do further on: give --moments synthetic, or a FILE of moments whose "
+            "outputs are weighed"
+        )
+    ranks = params is not None or cut is CutName.ranks
     if gate is not None and not 0 <= gate <= 1:
         raise ValueError(f"--gate lies in [0, 1], not {gate}: the largest misfit of a bulk that may be cut")
-    if params is not None and by is not None:
-        raise ValueError("--budget shares out zeros: leave it out with --params, or give --zeros 0.5")
+    if ranks and by is not None:
+        raise ValueError("--budget shares out zeros: leave it out with ranks, or give --zeros 0.5")
     left = {"--vectors": vectors, "--dense": dense}
-    if zeros is not None and any(left.values()):
+    if not ranks and any(left.values()):
         without = " and ".join(name for name, given in left.items() if given)
-        raise ValueError(f"--zeros sets single entries to zero and cuts no rank: leave out {without}")
+        said = "--zeros" if error is None else "--error without --cut ranks"
+        raise ValueError(f"{said} sets single entries to zero and cuts no rank: leave out {without}")
     if no_equalize and basis is BasisName.equalised:
         raise ValueError("--basis equalised is that of matrices that are evened out: leave out --no-equalize")
     if moments == "equalised":
@@ -115,7 +142,8 @@ def plan(
     seen = _moments(model, moments, image_size)
     found = surveyed(model, edge, alpha, beta, fused, no_equalize, vectors)
     how = {"basis": basis.value} if seen is None else {"moments": seen, "step": step and step.value}
-    chosen = run(found, params=params, zeros=zeros, budget=budget(by), dense=dense, gate=gate, **how)
+    target = {"params": params, "zeros": zeros, "error": error, "cut": cut and cut.value}
+    chosen = run(found, **target, budget=budget(by), dense=dense, gate=gate, **how)
     taken = written(output, chosen.to_json())
     if html:
         with writing(html):
@@ -158,10 +186,13 @@ def _show_plan(chosen) -> None:
         ("parameters", "right", [f"{e.params_after:,}" for e in es]),
         ("damage", "right", [figure(e.damage, ".3f") for e in es]),
         *([("output lost", "right", [figure(e.output_error, ".3f") for e in es])] if chosen.moments else []),
+        *([("model moved", "right", [figure(e.model_error, ".3f") for e in es])] if chosen.model_error else []),
         ("reason", "prose", [e.reason for e in es]),
     ]
     tables.show(columns, ("reason", "shape"), chosen.model.label)
     say(str(chosen).splitlines()[0])
+    if chosen.model_error is not None:
+        say(f"the model's output is expected to change by {chosen.model_error:.1%}")
     for note in chosen.notes:
         say(note)
 

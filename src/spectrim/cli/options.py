@@ -34,6 +34,13 @@ class BasisName(StrEnum):
     equalised = "equalised"
 
 
+class CutName(StrEnum):
+    """What goes, where as much may go as an error of the model allows."""
+
+    zeros = "zeros"
+    ranks = "ranks"
+
+
 class StepName(StrEnum):
     """How zeros are chosen in the inner product of the inputs, and made up for."""
 
