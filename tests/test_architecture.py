@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "cut": {"inner", "linalg", "moments", "reading", "steps"},
     "entries": {"checkpoint", "steps", "verdict"},
     "planning": {"budgets", "cut", "entries", "inner", "moments", "survey"},
-    "plan": {"survey", "budgets", "entries", "moments", "planning", "verdict"},
+    "plan": {"survey", "budgets", "entries", "moments", "planning", "sites", "verdict"},
     "output": set(),
     "work": {"cut", "entries", "linalg", "moments", "reading", "sites", "survey"},
     "trim": {

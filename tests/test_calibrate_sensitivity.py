@@ -137,3 +137,57 @@ def test_batches_that_are_functions_are_run_whole():
     moments = gather(model, [x])
     weighed(moments, model, [act, act, act], samples=8)
     assert called == [6, 6]
+
+
+def test_inputs_that_hold_nothing_or_do_not_fit_are_named():
+    model, x = net(), torch.randn(8, 6)
+    once = (part for part in x.split(4))
+    moments = gather(model, once)
+    for spent in (once, [], x[:0]):
+        with pytest.raises(ValueError, match="inputs holds no sample"):
+            weighed(moments, model, spent)
+    with pytest.raises(ValueError, match="does not run through Sequential"):
+        weighed(moments, model, x[:, :5])
+    with pytest.raises(TypeError, match="batch 0 is int"):
+        weighed(moments, model, [3])
+
+
+def test_hooks_of_the_user_on_parameters_rest_meanwhile():
+    model, x, calls = net(), torch.randn(8, 6), []
+    weight = model[2].weight
+    weight.register_hook(lambda grad: calls.append("tensor"))
+
+    def step(parameter):
+        calls.append("step")
+        parameter.data.zero_()
+
+    weight.register_post_accumulate_grad_hook(step)
+    before = weight.detach().clone()
+    weighed(gather(model, x), model, x)
+    assert torch.equal(weight, before) and not calls
+    model(x).sum().backward()
+    assert calls == ["tensor", "step"]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda y: (y.argmax(1), y),  # indices first
+        lambda y: {"loss": y.square().mean(), "logits": y},
+        lambda y: ((torch.zeros(3), y),),
+        lambda y: torch.view_as_complex(torch.stack([y, torch.zeros_like(y)], -1)),
+    ],
+)
+def test_what_the_model_gives_is_found_in_its_output(shape):
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.shape = net(), shape
+
+        def forward(self, x):
+            return self.shape(self.net(x))
+
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
+    found, plain = (weighed(gather(m, x), m, x, samples=None) for m in (Wrapped(), net()))
+    for name in ("0", "2", "4"):
+        assert float(found.rows[f"net.{name}"].sum() / plain.rows[name].sum()) == pytest.approx(1, rel=0.5)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from spectrim.calibrate import gather
 from spectrim.cli import app
+from spectrim.moments import Moments
 from spectrim.plan import Plan
 
 transformers = pytest.importorskip("transformers")
@@ -109,3 +110,13 @@ def test_an_error_needs_weights(folder, tmp_path, moments):
         moments = gather(model, [{"input_ids": torch.randint(5, 300, (4, 8))}]).save(tmp_path / "m.safetensors")
     done = run("plan", folder, "--error", ".2", "--moments", moments, "-o", tmp_path / "plan.json")
     assert done.exit_code != 0 and "weighed" in " ".join(done.output.split())
+
+
+def test_a_folder_whose_names_are_not_those_of_the_model_is_refused(folder, tmp_path):
+    """transformers renames the layers of some models as it loads them; a plan would cut most of them blindly."""
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    found = gather(model, [{"input_ids": torch.randint(5, 300, (4, 8))}])
+    other = Moments({f"model.{name}": found[name] for name in found}, "samples").save(tmp_path / "m.safetensors")
+    done = run("plan", folder, "--zeros", ".5", "--moments", other, "-o", tmp_path / "plan.json")
+    assert done.exit_code != 0 and "otherwise than its files" in " ".join(done.output.split())
+    assert not (tmp_path / "plan.json").exists()

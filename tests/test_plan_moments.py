@@ -247,3 +247,11 @@ def test_a_search_is_near_its_bound_whatever_the_curve():
         share = largest(curve, 0.2)
         assert curve(share) <= 0.2 and (curve(share) >= 0.19 or curve(min(1, share + 0.005)) > 0.2)
     assert largest(lambda s: 0.0, 0.2) > 0.99 and largest(lambda s: 1.0, 0.2, low=0.3) == 0.3
+    assert largest(lambda s: 1e-300 if s < 0.3 else 1e300, 1e9) == pytest.approx(0.3, abs=0.01)  # ratios overflow
+
+
+def test_a_cut_that_the_error_does_not_know_of_is_named():
+    net, _, moments = weighed_net()
+    half = Moments(moments.by_name, moments.source, moments.recipe, moments.model, {}, {"0": moments.rows["0"]})
+    made = plan(survey(net), zeros=0.5, moments=half)
+    assert any("2" in note and "not in the expected change" in note for note in made.notes)

@@ -12,7 +12,13 @@ from typing import Any
 from experiments import drawing, records
 
 HERE = Path(__file__).parent
-WITHOUT_DATA = ("alternate, noise", "alternate, noise, uniform", "alternate, noise, least damage", "alternate, stored")
+WITHOUT_DATA = (
+    "weighed, noise",
+    "alternate, noise",
+    "alternate, noise, uniform",
+    "alternate, noise, least damage",
+    "alternate, stored",
+)
 WITH_DATA = ("published, 128 samples", "published, 128 samples, uniform")
 CONTROL = "global magnitude"
 NAMES = {

@@ -19,6 +19,10 @@ made was chosen on the same two models and EfficientNet, on other items of the s
 is the one model that nothing was chosen on. What is chosen from this file is chosen on one half of the items and
 reported on the other.
 
+Weighed: outputs count by what the model's own output has of them (`calibrate.weighed`), in the step and in the budget
+(`budgets.MarginalDamage`; of ranks, in how they are shared out). These arms were added after all others had been run
+on MiniLM and EfficientNet, and after trials of single cells at 60 % zeros and of the ranks on both and the ViT.
+
 COST on one core: MiniLM 45 min, EfficientNet 45, ViT 100, Whisper 120.
 
 EXPECTED OUTCOME, written down before the first whole run, but after trials of single cells at 60 % on MiniLM and

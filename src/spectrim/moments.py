@@ -49,7 +49,11 @@ class Place:
         return cls(file, "", moment.count, moment.digest)
 
     def read(self) -> Moment:
-        """Return the moment; ValueError where it is not what was written."""
+        """Return the moment; FileNotFoundError where its file is gone, ValueError where it is not what was written."""
+        if not self.file.is_file():
+            raise FileNotFoundError(
+                f"{self.file}, which held moments, is gone: take them anew, and `save` keeps them in a file of your own"
+            )
         with safe_open(self.file, framework="pt") as file:
             there = set(file.keys())
             named = {key: file.get_tensor(self.prefix + key).clone() for key in ("second", "mean")}

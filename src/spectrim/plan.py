@@ -17,6 +17,7 @@ from .moments import Moments
 from .planning.ranks import ranks, whitened
 from .planning.zeros import allowed
 from .planning.zeros import zeros as zero_entries
+from .sites import listed
 from .survey import Survey
 from .verdict import GATE
 
@@ -126,11 +127,20 @@ def plan(
         else:
             share, entries, notes = allowed(found, error, chosen, moments, step)
         gate = getattr(chosen, "gate", GATE)
-        return _finish(found, {"zeros": share} | asked, entries, notes, gate, _described(chosen), used)
+        return _finish(
+            found,
+            {"zeros": share} | asked,
+            entries,
+            notes + _unpriced(entries, moments),
+            gate,
+            _described(chosen),
+            used,
+        )
     if moments is not None:
         if gate is not None:
             raise ValueError("a gate judges the law of noise, and ranks in the inner product of the inputs ask none")
         share, entries, notes = whitened(found, share, dense, moments, error)
+        more += _unpriced(entries, moments)
         return _finish(found, {"params": share} | asked, entries, notes + more, 1.0, moments=used)
     gate = GATE if gate is None else gate
     closed = unfit(found.fitted, gate)
@@ -154,6 +164,14 @@ def _kind(params: float | None, error: float | None, cut: Cut | None) -> Cut:
     if error is None and cut not in (None, kind):
         raise ValueError(f"{'params' if kind == 'ranks' else kind}= cuts {kind}: leave out cut={cut!r}")
     return kind if cut is None else cut
+
+
+def _unpriced(entries: list[Entry], moments: Moments | None) -> list[str]:
+    """A note where the error of the model does not know of a cut."""
+    if moments is None or not moments.rows:
+        return []
+    left = [e.name for e in entries if e.action != "keep" and e.model_error is None]
+    return [f"what is cut of {listed(left)} is not in the expected change of the output"] if left else []
 
 
 def _usual(moments: Moments | None) -> Budget:

@@ -92,6 +92,10 @@ class MarginalDamage:
             raise ValueError(
                 f"{t.name} has {t.reading.cols} inputs and its moments {moment.cols}: they are of another model"
             )
+        if moment.rows is not None and tuple(moment.rows.shape) != (t.reading.rows,):
+            raise ValueError(
+                f"{t.name} has {t.reading.rows} outputs and weights of {moment.rows.numel()}: they are of another model"
+            )
         if moment.dead:
             return "its inputs were zero at every position"
         # Next to weights, of which the sum over all matrices is about 1, an entry without one would count for all.

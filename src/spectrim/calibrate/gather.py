@@ -254,15 +254,20 @@ def describe_all(held: Sequence[Batch]) -> dict:
     return {"samples": sum(describe(batch, digest) for batch in held), "inputs": digest.hexdigest()}
 
 
-def run(model: nn.Module, batch: Batch, i: int, watch: Watch | None = None) -> None:
-    """Run one batch through a model, watched or not; ValueError with the address where it does not run."""
+def check_batch(batch: Batch, i: int) -> None:
+    """Return nothing; TypeError where something is no batch."""
     if not isinstance(batch, Tensor | tuple | list | Mapping) and not callable(batch):
         raise TypeError(
             f"batch {i} is {type(batch).__name__}: a batch is a tensor, a tuple of arguments, a dict of keyword "
             "arguments, or a function of the model"
         )
+
+
+def run(model: nn.Module, batch: Batch, i: int, watch: Watch | None = None) -> Any:
+    """Run one batch through a model, watched or not, and return its output; ValueError where it does not run."""
+    check_batch(batch, i)
     try:
-        call(model, batch)
+        out = call(model, batch)
     except NotFinite as error:
         raise ValueError(
             f"{error} (batch {i}): look for NaN in the inputs and in the weights before it, or run the model in a "
@@ -277,6 +282,7 @@ def run(model: nn.Module, batch: Batch, i: int, watch: Watch | None = None) -> N
         ) from error
     if watch is not None:
         watch.end_of_batch()
+    return out
 
 
 def shape_of(batch: Batch) -> str:

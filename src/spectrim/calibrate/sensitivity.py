@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ..moments import Moments
 from ..sites import Site, listed
-from .batch import Batch, call
-from .gather import batches, chosen_sites, describe_all, model_fingerprint, moved, quiet
-from .stacks import main_tensor
+from .batch import Batch
+from .gather import batches, check_batch, chosen_sites, describe_all, model_fingerprint, moved, quiet, run
+from .stacks import tensors_of
 
 SAMPLES = 64
 DRAWS = 4  # of v for a batch that is a function of the model
@@ -55,9 +55,9 @@ def weighed(
         progress: wraps the iteration over what is run at a time.
 
     The weights are drawn to the mean of their matrix by the share of their spread that is chance, as the runs tell it.
-    What the model gives is the first tensor of its
-    output; positions that an attention_mask of its shape leaves out count for nothing. Matrices that are pairs
-    already get no weights, nor do those that the output does not depend on.
+    What the model gives is the first tensor of its output that depends on a matrix, a single number (a loss) only where
+    there is nothing else; positions that an attention_mask of its shape leaves out count for nothing. Matrices that are
+    pairs already get no weights, nor do those that the output does not depend on.
 
     Example:
         >>> from .gather import gather
@@ -78,7 +78,15 @@ def weighed(
     if moments.model and moments.model != model_fingerprint(model):
         raise ValueError("these moments are of another model, or of other weights: gather anew")
     sites = [s for s in chosen_sites(model, None, moments.__contains__) if not s.layer.stored_as_parts]
-    sums, total, runs = _gradients(model, _spread(inputs, samples), sites, seed, device, progress)
+    if not sites:
+        raise ValueError("no matrix can be weighed: all are pairs already, or have no moments")
+    held = _spread(inputs, samples)
+    if not held:
+        raise ValueError(
+            "inputs holds no sample: give some, and if it is a generator that was run through already, make it anew or "
+            "a list of it"
+        )
+    sums, total, runs = _gradients(model, held, sites, seed, device, progress)
     rows = {}
     for name, squares in sums.items():
         trace = float(moments.by_name[name].diagonal.sum())
@@ -90,7 +98,8 @@ def weighed(
 def _spread(inputs: Iterable[Batch], samples: int | None) -> list[Batch]:
     """Samples one by one, evenly over all that there are; whole batches where they are functions of the model."""
     parts = []
-    for batch in batches(inputs):
+    for i, batch in enumerate(batches(inputs)):
+        check_batch(batch, i)
         parts += [batch] if callable(batch) and not isinstance(batch, Mapping) else _apart(batch)
     if samples is None or not parts:
         return parts
@@ -102,7 +111,7 @@ def _spread(inputs: Iterable[Batch], samples: int | None) -> list[Batch]:
 def _apart(batch: Batch) -> list[Batch]:
     """A batch as batches of one; as it is, where its tensors do not agree on how many samples there are."""
     if isinstance(batch, Tensor):
-        return list(batch.split(1))
+        return list(batch.split(1)) if len(batch) else []
     values = list(batch.values()) if isinstance(batch, Mapping) else list(batch)
     counts = {len(v) if v.ndim else 0 for v in values if isinstance(v, Tensor)}
     if len(counts) != 1 or 0 in counts or any(isinstance(v, Mapping | tuple | list) for v in values):
@@ -141,10 +150,10 @@ def _gradients(
             parameter.data = data
 
     with quiet(model), torch.enable_grad(), _asked(model, sites, take):
-        for batch in (progress or iter)(inputs):
+        for i, batch in enumerate((progress or iter)(inputs)):
             batch = moved(model, batch, device)
-            out = main_tensor(call(model, batch))
-            if out is None or not out.requires_grad:
+            out = _given(run(model, batch, i))
+            if out is None:
                 raise ValueError(
                     "the model gives no tensor that depends on its weights, so nothing tells what an error of them "
                     "does to it: use the moments without weights"
@@ -173,7 +182,7 @@ def _shrunk(sums: Tensor, runs: int) -> Tensor:
     squares, mean = sums[:, 0], sums[:, 0].mean()
     chance = (sums[:, 1] - squares.square() / runs).mean() * runs / max(1, runs - 1)
     spread = squares.var(correction=1) if len(squares) > 1 else squares.new_zeros(())
-    kept = float((1 - chance / spread).clamp(0, 1)) if spread > 0 else 0.0
+    kept = float((1 - chance / spread).clamp(0, 1)) if spread > 0 and runs > 1 else 0.0
     return (mean + kept * (squares - mean)).clamp_min(LEAST * float(mean))
 
 
@@ -190,6 +199,12 @@ def _asked(model: nn.Module, sites: Sequence[Site], take: Callable) -> Iterator[
     with ExitStack() as held:
         for parameter in dict.fromkeys(model.parameters()):
             if parameter.is_floating_point():
+                for own in (
+                    "_backward_hooks",
+                    "_post_accumulate_grad_hooks",
+                ):  # where an optimiser may step
+                    held.callback(setattr, parameter, own, getattr(parameter, own))
+                    setattr(parameter, own, None)
                 held.callback(setattr, parameter, "grad", parameter.grad)
                 held.callback(parameter.requires_grad_, parameter.requires_grad)
                 parameter.grad = None
@@ -200,10 +215,19 @@ def _asked(model: nn.Module, sites: Sequence[Site], take: Callable) -> Iterator[
         yield
 
 
+def _given(output: Any) -> Tensor | None:
+    """The tensor that a model's output is measured in; a loss, which it gives when it has labels, is none if it can."""
+    found = [t for t in tensors_of(output) if t.requires_grad]
+    out = next((t for t in found if t.ndim), next(iter(found), None))
+    return torch.view_as_real(out) if out is not None and out.is_complex() else out
+
+
 def _there(batch: Batch, out: Tensor) -> Tensor | float:
     """1 where the output stands for something, 0 at padding, in a shape that multiplies it."""
     inner = getattr(batch, "batch", batch)
-    mask = inner.get("attention_mask") if isinstance(inner, Mapping) else None
+    inner = inner if isinstance(inner, Mapping) else {}
+    decodes = any(str(key).startswith("decoder_") for key in inner)  # what comes out stands for what the decoder reads
+    mask = inner.get("decoder_attention_mask" if decodes else "attention_mask")
     if isinstance(mask, Tensor) and out.ndim > mask.ndim and out.shape[: mask.ndim] == mask.shape:
         return mask.to(out).reshape(*mask.shape, *[1] * (out.ndim - mask.ndim))
     return 1.0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ..moments import Moments
+from .gather import POSITIONS
 from .inputs import synthetic
 from .recipes import replay
 from .sensitivity import weighed
@@ -41,7 +43,8 @@ def moments_of(
         seed: of their generator.
         image_size: side of synthetic images, where yours are of another size than the model says of itself.
         only: a function of a name, that lets a matrix take part.
-        weigh: whether synthetic inputs also tell what the outputs of each matrix weigh, see `weighed`.
+        weigh: whether synthetic inputs also tell what the outputs of each matrix weigh, see `weighed`; a note says why
+            where they do not.
         progress: wraps the iteration over the batches.
     """
     if source == "stored":
@@ -50,7 +53,13 @@ def moments_of(
         raise ValueError(f"without data moments come from one of {', '.join(WITHOUT_DATA)}, not {source!r}")
     inputs = synthetic(model, count=count, seed=seed, image_size=image_size)
     found = streamed(model, inputs, only=only, source="synthetic", recipe=inputs.recipe, progress=progress)
-    return weighed(found, model, inputs, progress=progress) if weigh else found
+    if not weigh:
+        return found
+    try:
+        return weighed(found, model, inputs, progress=progress)
+    except ValueError as error:  # a model of pairs, or that gives indices: its inputs are known all the same
+        notes = [*found.notes, f"the outputs are not weighed: {error}"]
+        return replace(found, recipe={**found.recipe, "notes": notes})
 
 
 def again(
@@ -74,7 +83,14 @@ def again(
     if source != "synthetic":
         raise ValueError(f"moments from {source} cannot be made again without them: save them, and give the file")
     inputs, weights = replay(model, recipe), recipe.get("rows")
-    found = streamed(model, inputs, source=source, recipe=recipe, progress=progress)
+    found = streamed(
+        model,
+        inputs,
+        positions=recipe.get("positions", POSITIONS),
+        source=source,
+        recipe=recipe,
+        progress=progress,
+    )
     return found if weights is None else weighed(found, model, inputs, **weights, progress=progress)
 
 

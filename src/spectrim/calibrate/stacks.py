@@ -131,7 +131,7 @@ def verified(stack: nn.Module, run: Callable, aside: list[nn.Module]) -> bool:
         return False
     for block, call, x, there in zip(stack, calls, own.copies[:-1], own.copies[1:], strict=True):
         args, kwargs = call.handed(x.clone())
-        others = _tensors((call.args, call.kwargs))
+        others = tensors_of((call.args, call.kwargs))
         before = [_version(t) for t in others]
         try:
             out = main_tensor(block(*args, **kwargs))
@@ -171,12 +171,13 @@ def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_of(value: Any) -> list[Tensor]:
+    """Return all tensors of a value, however nested in mappings, tuples and lists."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
         value = list(value.values())
-    return [t for v in value for t in _tensors(v)] if isinstance(value, tuple | list) else []
+    return [t for v in value for t in tensors_of(v)] if isinstance(value, tuple | list) else []
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -141,6 +141,13 @@ def plan(
     places(output=output, html=html)
     seen = _moments(model, moments, image_size)
     found = surveyed(model, edge, alpha, beta, fused, no_equalize, vectors)
+    named = [r.name for r in found.fitted]
+    if seen is not None and 2 * (met := sum(name in seen for name in named)) < len(named):
+        raise ValueError(
+            f"these moments are of {met} of the {len(named)} matrices of {model}: they are of another model, or the model "
+            f"calls its matrices otherwise than its files do ({named[0]} here, {next(iter(seen), 'none')} there). Plan "
+            "and trim the live model in Python, and save that"
+        )
     how = {"basis": basis.value} if seen is None else {"moments": seen, "step": step and step.value}
     target = {"params": params, "zeros": zeros, "error": error, "cut": cut and cut.value}
     chosen = run(found, **target, budget=budget(by), dense=dense, gate=gate, **how)

@@ -40,5 +40,6 @@ def largest(cost: Callable[[float], float], bound: float, low: float = 0.0, high
         share = (low + high) / 2
         under, over = known.get(low, 0.0), known.get(high, math.inf)
         if 0 < under < bound < over < math.inf:
-            way = math.log(bound / under) / math.log(over / under)
+            rise = math.log(bound) - math.log(under)  # a ratio of the two might be more than a float holds
+            way = rise / (math.log(over) - math.log(under))
             share = low + (high - low) * min(max(way, LEAST), 1 - LEAST)
