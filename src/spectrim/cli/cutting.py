@@ -144,7 +144,7 @@ def plan(
     named = [r.name for r in found.fitted]
     if seen is not None and 2 * (met := sum(name in seen for name in named)) < len(named):
         raise ValueError(
-            f"these moments are of {met} of the {len(named)} matrices of {model}: they are of another model, or this one "
+            f"these moments are of {met} of the {len(named)} matrices of {model}: they are of another one, or the model "
             f"calls its matrices otherwise than its files do ({named[0]} here, {next(iter(seen), 'none')} there). Plan "
             "and trim the live model in Python, and save that"
         )
