@@ -144,8 +144,8 @@ def plan(
     named = [r.name for r in found.fitted]
     if seen is not None and 2 * (met := sum(name in seen for name in named)) < len(named):
         raise ValueError(
-            f"these moments are of {met} of the {len(named)} matrices of {model}: they are of another one, or the model "
-            f"calls its matrices otherwise than its files do ({named[0]} here, {next(iter(seen), 'none')} there). Plan "
+            f"these moments are of {met} of the {len(named)} matrices of {model}: they are of another one, or "
+            f"the model calls its matrices otherwise than its files do ({named[0]} here, {next(iter(seen), 'none')} there). Plan "
             "and trim the live model in Python, and save that"
         )
     how = {"basis": basis.value} if seen is None else {"moments": seen, "step": step and step.value}
