@@ -145,8 +145,8 @@ def plan(
     if seen is not None and 2 * (met := sum(name in seen for name in named)) < len(named):
         raise ValueError(
             f"these moments are of {met} of the {len(named)} matrices of {model}: they are of another one, or "
-            f"the model calls its matrices otherwise than its files do ({named[0]} here, {next(iter(seen), 'none')} there). Plan "
-            "and trim the live model in Python, and save that"
+            f"the model calls its matrices otherwise than its files do ({named[0]} here, "
+            f"{next(iter(seen), 'none')} there). Plan and trim the live model in Python, and save that"
         )
     how = {"basis": basis.value} if seen is None else {"moments": seen, "step": step and step.value}
     target = {"params": params, "zeros": zeros, "error": error, "cut": cut and cut.value}
