@@ -94,11 +94,13 @@ the exact form of the score are ours.""",
 CLOSING = """Example 3.3 of 2303.08986, which is E.1 of 2503.01922 (BEMA finds lambda_+ near 4), is held by a
 [test](../tests/test_bema.py). The [planted study](choosing.md) in experiments/planted_study repeats no paper.
 Sections 3.3 to 3.6 of 2503.01922 want ImageNet and its checkpoints: the [recipe](../experiments/imagenet/README.md)
-is in experiments/imagenet, with empty cells, and the [same at a small size](../experiments/vit_cifar/README.md) in
+is in experiments/imagenet, filled for EfficientNet-Lite0, with empty cells for the ViTs, and the
+[same at a small size](../experiments/vit_cifar/README.md) in
 experiments/vit_cifar. What budgets of zeros are worth on five models, the papers' and others', stands in
 [experiments/data_free_zeros](../experiments/data_free_zeros/README.md); what moments of the inputs bring, with and
 without data, in [experiments/inner_product](../experiments/inner_product/README.md); which predictions provably
-survive a cut, in [experiments/certificate](../experiments/certificate/README.md).
+survive a cut, in [experiments/certificate](../experiments/certificate/README.md); what comes back after one without
+labels, in [experiments/recover](../experiments/recover/README.md).
 
 ## What matters in practice
 """
