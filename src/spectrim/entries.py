@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
@@ -131,6 +132,12 @@ class Entry(_Record):
         return self.model_copy(update=update)
 
 
+def together(entries: Iterable[Entry]) -> float | None:
+    """Return what the cuts of some entries do to the output of the model, see `Plan.model_error`; None if none says."""
+    known = [e.model_error for e in entries if e.model_error is not None]
+    return math.hypot(*known) if known else None
+
+
 class Subject(_Record):
     """The model that a plan was made for."""
 
@@ -199,8 +206,7 @@ class Plan(_Record):
         The root of the sum of squares of the entries' own: errors of different matrices taken for unrelated, each to
         first order. It ranks plans well and is no bound; above 1/2 or so it says that little of the output is left.
         """
-        known = [e.model_error for e in self.touched if e.model_error is not None]
-        return math.hypot(*known) if known else None
+        return together(self.touched)
 
     @property
     def model_params_before(self) -> int:

@@ -158,6 +158,20 @@ class Moments(Mapping[str, Moment]):
     def __len__(self) -> int:
         return len(self.by_name)
 
+    def lacking(self, name: str, cols: int) -> str:
+        """Return why a matrix has no moments that a cut could be measured in; an empty text where it has.
+
+        ValueError where they have another number of inputs than the matrix.
+        """
+        if name not in self:
+            return "it has no moments" + (f": {self.missing[name]}" if name in self.missing else "")
+        moment = self.by_name[name]
+        if moment.cols != cols:
+            raise ValueError(
+                f"{name} has {cols} inputs and its moments {moment.cols}: they are of another model, gather anew"
+            )
+        return "its inputs were zero at every position" if moment.dead else ""
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What is odd about these moments, in sentences."""

@@ -8,7 +8,7 @@ from numbers import Real
 
 from torch import Tensor
 
-from spectrim.moments import Moment, Moments
+from spectrim.moments import Moments
 from spectrim.sites import listed
 from spectrim.survey import Survey
 
@@ -71,10 +71,12 @@ class MarginalDamage:
         room = [t.entries for t in targets]
         even = share_out([float(r) for r in room], room, asked(targets, zeros))
         counts = {t.name: n for t, n in zip(targets, even, strict=True)}
-        lacking = {t.name: f"the share of all, {why}" for t in targets if (why := self._without(t))}
+        known = {t.name: self._factors(t) for t in targets}  # moments may be on disk, and scores are read several times
+        lacking = {name: f"the share of all, {found}" for name, found in known.items() if isinstance(found, str)}
         seen = [t for t in targets if t.name not in lacking]
         if seen:
-            given = threshold_counts([partial(self._scores, t) for t in seen], sum(counts[t.name] for t in seen))
+            reads = [partial(_scores, t, *known[t.name]) for t in seen]
+            given = threshold_counts(reads, sum(counts[t.name] for t in seen))
             counts |= {t.name: n for t, n in zip(seen, given, strict=True)}
         notes = (
             (f"the share of all is taken of {listed(list(lacking))}: no moments, or nothing tells their weight",)
@@ -83,26 +85,23 @@ class MarginalDamage:
         )
         return Allotment(counts, lacking, notes)
 
-    def _without(self, t: Target) -> str:
-        """Why a matrix cannot be scored; empty where it can."""
-        if t.name not in self.moments:
-            return "it has no moments" + (f": {why}" if (why := self.moments.missing.get(t.name)) else "")
+    def _factors(self, t: Target) -> tuple[Tensor, Tensor | None] | str:
+        """The factors of the columns and of the rows of a matrix, or why it cannot be scored."""
+        if why := self.moments.lacking(t.name, t.reading.cols):
+            return why
         moment = self.moments[t.name]
-        if moment.cols != t.reading.cols:
+        columns, rows = moment.diagonal.cpu().pow(self.trust), moment.rows
+        if rows is None:
+            # Next to weights, of which the sum over all matrices is about 1, an entry without one would count for all.
+            return "nothing tells what its outputs weigh" if self.moments.rows else (columns, None)
+        if tuple(rows.shape) != (t.reading.rows,):
             raise ValueError(
-                f"{t.name} has {t.reading.cols} inputs and its moments {moment.cols}: they are of another model"
+                f"{t.name} has {t.reading.rows} outputs and weights of {rows.numel()}: they are of another model"
             )
-        if moment.rows is not None and tuple(moment.rows.shape) != (t.reading.rows,):
-            raise ValueError(
-                f"{t.name} has {t.reading.rows} outputs and weights of {moment.rows.numel()}: they are of another model"
-            )
-        if moment.dead:
-            return "its inputs were zero at every position"
-        # Next to weights, of which the sum over all matrices is about 1, an entry without one would count for all.
-        return "nothing tells what its outputs weigh" if self.moments.rows and moment.rows is None else ""
+        return columns, rows.cpu().double().pow(self.trust)[:, None]
 
-    def _scores(self, t: Target) -> Tensor:
-        moment: Moment = self.moments[t.name]
-        W = t.stored()[0].to("cpu").double()  # as it is: moments are not those of an evened-out matrix
-        found = W.square() * moment.diagonal.cpu().pow(self.trust)
-        return found if moment.rows is None else found * moment.rows.cpu().double().pow(self.trust)[:, None]
+
+def _scores(t: Target, columns: Tensor, rows: Tensor | None) -> Tensor:
+    W = t.stored()[0].to("cpu").double()  # as it is: moments are not those of an evened-out matrix
+    found = W.square() * columns
+    return found if rows is None else found * rows

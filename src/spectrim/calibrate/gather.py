@@ -15,7 +15,7 @@ from ..modules import of_module
 from ..moments import Moment, Moments
 from ..sites import Site, check_only, listed
 from ..survey import fingerprint, hash_of
-from .batch import Batch, call
+from .batch import Batch, call, is_function, samples_of
 from .watch import NotFinite, Watch
 
 POSITIONS = 1024  # of an image, that a convolution's moments are taken from
@@ -76,7 +76,8 @@ def gather(
     with quiet(model), watch.attached():
         for i, batch in enumerate((progress or iter)(batches(inputs))):
             batch = moved(model, batch, device)
-            samples += describe(batch, digest)
+            samples += samples_of(batch)
+            hashed(batch, digest)
             run(model, batch, i, watch)
         if len(watch.reads) == 1:
             raise ValueError("inputs holds no batch: moments need at least one")
@@ -228,30 +229,31 @@ def moved(model: nn.Module, batch: Batch, device: torch.device | str | None) -> 
             return type(value)(*map(walk, value))
         return type(value)(map(walk, value)) if isinstance(value, tuple | list) else value
 
-    return batch if callable(batch) and not isinstance(batch, Mapping) else walk(batch)
+    return batch if is_function(batch) else walk(batch)
 
 
-def describe(batch: Batch, digest) -> int:
-    """Return the samples of a batch, by the length of its first tensor, and take its tensors into the hash."""
+def hashed(batch: Batch, digest) -> None:
+    """Take the tensors of a batch into a hash."""
     batch = getattr(batch, "batch", batch)  # what a function of the model runs it on, where it says so
     if isinstance(batch, Tensor):
         digest.update(f"{batch.dtype} {tuple(batch.shape)}".encode())
         digest.update(batch.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return len(batch) if batch.ndim else 1
     if isinstance(batch, Mapping):
         for key in batch:
             digest.update(str(key).encode())
         batch = list(batch.values())
     if isinstance(batch, tuple | list):
-        counts = [describe(value, digest) for value in batch if isinstance(value, Tensor | tuple | list | Mapping)]
-        return next(iter(counts), 1)
-    return 1
+        for value in batch:
+            if isinstance(value, Tensor | tuple | list | Mapping):
+                hashed(value, digest)
 
 
 def describe_all(held: Sequence[Batch]) -> dict:
     """Return how many samples some batches hold, and their hash."""
     digest = hashlib.sha256()
-    return {"samples": sum(describe(batch, digest) for batch in held), "inputs": digest.hexdigest()}
+    for batch in held:
+        hashed(batch, digest)
+    return {"samples": sum(map(samples_of, held)), "inputs": digest.hexdigest()}
 
 
 def check_batch(batch: Batch, i: int) -> None:

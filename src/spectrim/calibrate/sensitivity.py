@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ..moments import Moments
 from ..sites import Site, listed
-from .batch import Batch
-from .gather import batches, check_batch, chosen_sites, describe_all, model_fingerprint, moved, quiet, run
+from .batch import Batch, is_function, samples_of
+from .gather import batches, check_batch, chosen_sites, model_fingerprint, moved, quiet, run
 from .stacks import tensors_of
 
 SAMPLES = 64
+HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")  # the user's, on a parameter: an optimiser may step there
 DRAWS = 4  # of v for a batch that is a function of the model
 LEAST = 1e-3  # of the mean weight of a matrix: an output that was never heard of may yet be
 
@@ -100,10 +101,10 @@ def _spread(inputs: Iterable[Batch], samples: int | None) -> list[Batch]:
     parts = []
     for i, batch in enumerate(batches(inputs)):
         check_batch(batch, i)
-        parts += [batch] if callable(batch) and not isinstance(batch, Mapping) else _apart(batch)
+        parts += [batch] if is_function(batch) else _apart(batch)
     if samples is None or not parts:
         return parts
-    each = describe_all(parts)["samples"] / len(parts)
+    each = sum(map(samples_of, parts)) / len(parts)
     wanted = min(len(parts), math.ceil(samples / each))
     return [parts[i * len(parts) // wanted] for i in range(wanted)]
 
@@ -161,7 +162,7 @@ def _gradients(
             there = _there(batch, out)
             size = float((out.detach() * there).double().square().sum())
             # One v for the sum over a batch tells little.
-            for _ in range(draws := DRAWS if callable(batch) and not isinstance(batch, Mapping) else 1):
+            for _ in range(draws := DRAWS if is_function(batch) else 1):
                 v = torch.randn(out.shape, generator=generator).to(out) * there
                 total, runs = total + size, runs + 1
                 (out * v).sum().backward(retain_graph=draws > 1)
@@ -199,10 +200,7 @@ def _asked(model: nn.Module, sites: Sequence[Site], take: Callable) -> Iterator[
     with ExitStack() as held:
         for parameter in dict.fromkeys(model.parameters()):
             if parameter.is_floating_point():
-                for own in (
-                    "_backward_hooks",
-                    "_post_accumulate_grad_hooks",
-                ):  # where an optimiser may step
+                for own in HOOKS:
                     held.callback(setattr, parameter, own, getattr(parameter, own))
                     setattr(parameter, own, None)
                 held.callback(setattr, parameter, "grad", parameter.grad)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..entries import Entry
 from ..inner.damage import damage, relative_damage
-from ..moments import Moment, Moments
+from ..moments import Moment
 from ..survey import Reading
 
 
@@ -34,20 +34,6 @@ def errors(W: Tensor, new: Tensor, moment: Moment | None) -> dict[str, float]:
     if moment.rows is not None:
         found["model_error"] = math.sqrt(damage(W, new, moment))
     return found
-
-
-def without(moments: Moments, name: str, cols: int) -> str:
-    """Return why a matrix has no moments that a cut could be measured in; an empty text where it has.
-
-    ValueError where they have another number of inputs than the matrix.
-    """
-    if name not in moments:
-        return "it has no moments" + (f": {moments.missing[name]}" if name in moments.missing else "")
-    if moments[name].cols != cols:
-        raise ValueError(
-            f"{name} has {cols} inputs and its moments {moments[name].cols}: they are of another model, gather anew"
-        )
-    return "its inputs were zero at every position" if moments[name].dead else ""
 
 
 def kept(r: Reading, why: str, spikes: int | None = None) -> Entry:

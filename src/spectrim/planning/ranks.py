@@ -15,7 +15,7 @@ from ..inner.whiten import whitened_values
 from ..moments import Moments
 from ..survey import Reading, Survey
 from .by_error import largest
-from .entry import entry_of, errors, kept, lost, why_not, without
+from .entry import entry_of, errors, kept, lost, why_not
 
 
 class _Ordered(NamedTuple):
@@ -94,7 +94,7 @@ def whitened(
         error: of the model, with moments whose outputs are weighed; as much is cut as it allows.
     """
     targets = {t.name: t for t in targets_of(found) if t.reading.splittable or dense}
-    lacking = {name: why for name in targets if (why := without(moments, name, targets[name].reading.cols))}
+    lacking = {name: why for name in targets if (why := moments.lacking(name, targets[name].reading.cols))}
     found_values = {}
     for name, t in targets.items():
         moment = None if name in lacking else moments[name]

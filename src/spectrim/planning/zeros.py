@@ -8,12 +8,12 @@ from operator import index
 from ..budgets import Allotment, Budget, Target, candidates, evened
 from ..budgets.allotment import asked, lifted
 from ..cut import zeroed
-from ..entries import Basis, Entry, Step
+from ..entries import Basis, Entry, Step, together
 from ..inner.obs import DAMPING
 from ..moments import Moment, Moments
 from ..survey import Survey
 from .by_error import largest
-from .entry import entry_of, errors, kept, lost, why_not, without
+from .entry import entry_of, errors, kept, lost, why_not
 
 
 def zeros(
@@ -45,7 +45,7 @@ def zeros(
     counts = lifted(given, there)
     lacking = {}
     if moments is not None:
-        lacking = {name: why for name, t in targets.items() if (why := without(moments, name, t.reading.cols))}
+        lacking = {name: why for name, t in targets.items() if (why := moments.lacking(name, t.reading.cols))}
     entries = []
     for r in found.matrices:
         if r.name not in targets:
@@ -81,13 +81,14 @@ def allowed(
 
     def cost(share: float) -> float:
         tried[share] = zeros(found, share, budget, "moments", moments, step)
-        return math.hypot(*(e.model_error or 0.0 for e in tried[share][0]))
+        return together(tried[share][0]) or 0.0
 
     share = largest(cost, error, low=held)
     if share not in tried:
         least = min(tried)
+        taken = together(tried[least][0])
         raise ValueError(
-            f"error={error:g} is out of reach: {least:.1%} zeros cost {cost(least):.3g} of the model's output already"
+            f"error={error:g} is out of reach: {least:.1%} zeros cost {taken:.3g} of the model's output already"
         )
     return share, *tried[share]
 
