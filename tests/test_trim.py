@@ -442,7 +442,7 @@ def test_ctrl_c_leaves_the_output_absent_or_whole(moment, slow_trim, tmp_path):
         assert_whole(tmp_path / "out")
         assert process.returncode in (0, 130, -signal.SIGINT)
     else:
-        assert process.returncode == 130 and "stopped" in err and "Traceback" not in err
+        assert process.returncode == 130 and "stopped" in err and "Traceback" not in err, err
 
 
 def test_ctrl_c_while_starting_leaves_nothing(slow_trim, tmp_path):
