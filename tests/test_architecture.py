@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "moment": {"linalg", "reading"},
     "moments": {"checkpoint", "moment", "sites"},
-    "inner": {"linalg", "moments", "reading", "steps"},
+    "inner": {"edges", "laws", "linalg", "moments", "reading", "spectrum", "steps"},
     "calibrate": {"factored", "linalg", "modules", "moments", "sites", "survey"},
     "compare": {"checkpoint", "edges", "nulls", "scores", "spectrum", "survey", "verdict"},
     "budgets": {

@@ -77,8 +77,8 @@ ABLATION = {
     "bulk share": Zeros(budgets.BulkShare()),
 }
 SETS = {"curves": (CURVES, (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)), "ablation": (ABLATION, (0.5, 0.6, 0.7))}
-# A model that talks nonsense talks long: fewer shares and ways.
-FEWER = {"whisper": {"rates": (0.2, 0.4, 0.5, 0.6), "ways": ("least damage", "lamp")}}
+# A model that talks nonsense talks long: fewer ways.
+FEWER = {"whisper": {"ways": ("least damage", "lamp")}}
 DRAWS = 1000
 SEEN = 500  # test images of the ViT that the rule was chosen on: those after them are scored
 

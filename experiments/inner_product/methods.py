@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from spectrim import budgets, cut, plan, trim
 from spectrim.calibrate import sequential
+from spectrim.inner.edge import whitened_edge
 from spectrim.inner.mean_shift import correct, shift
 from spectrim.inner.obs import obs
 from spectrim.inner.whiten import low_rank
 from spectrim.moments import Moment, Moments
+from spectrim.planning.ranks import whitened
 from spectrim.sites import Site
 from spectrim.survey import Survey, inventory
 
@@ -106,26 +108,34 @@ class Zeroed:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ranked:
-    """Ranks cut until this share of the numbers stored is gone; with spikes those of the plain matrix are kept first.
+    """Ranks cut until this share of the numbers stored is gone, as the plan shares them out.
 
-    Ranks are shared out by the plan; what is kept of them in each matrix is the same number of values in all variants.
+    Args:
+        source: the moments.
+        first: what is kept first: "spikes", in each matrix those of the matrix as it is, at the ranks of the plan; or,
+            in the plan, the whitened values above an edge, "coloured" or "screenot".
     """
 
     source: Source
-    spikes: bool = False
+    first: str = ""
 
     def __repr__(self) -> str:
-        return f"Ranked({self.source.label}, damping={self.source.damping:g}{', spikes first' * self.spikes})"
+        told = {"": "", "spikes": ", spikes first"}.get(self.first, f", {self.first} edge first")
+        return f"Ranked({self.source.label}, damping={self.source.damping:g}{told})"
 
     def __call__(self, model: nn.Module, found: Survey, rate: float, generator: torch.Generator) -> None:
         """Change the model in place."""
         moments = self.source.moments
-        if not self.spikes:
+        if not self.first:
             trim(model, plan(found, params=1 - rate, moments=moments), moments=moments)
             return
         sites = {site.name: site for site in inventory(model, found.fused).sites}
         fits = {r.name: r.plain or r.fit for r in found.fitted}
-        for entry in plan(found, params=1 - rate, moments=moments).touched:
-            spikes = min(entry.rank, fits[entry.name].spikes)
-            factors = low_rank(sites[entry.name].get(), moments.get(entry.name), entry.rank, spikes=spikes)
-            sites[entry.name].split(*(half.float() for half in factors.split()))
+        above = {}
+        if self.first != "spikes":
+            above = {n: whitened_edge(sites[n].get(), m, self.first).spikes for n, m in moments.items() if n in sites}
+        for entry in whitened(found, 1 - rate, dense=False, moments=moments, first=above)[1]:
+            if entry.action != "keep":
+                spikes = min(entry.rank, fits[entry.name].spikes) if self.first == "spikes" else 0
+                factors = low_rank(sites[entry.name].get(), moments.get(entry.name), entry.rank, spikes=spikes)
+                sites[entry.name].split(*(half.float() for half in factors.split()))

@@ -6,4 +6,5 @@ the identity, each is the classical step, bit for bit.
     damage      what a change costs                     obs         which entries go; one pass to make up for them
     alternate   mask and values sought together         patterns    2:4 and other k:n patterns, channel permutation
     whiten      low rank, and low rank beside sparse    mean_shift  what a bias can take back
+    edge        where noise ends among whitened values
 """

@@ -1,5 +1,6 @@
 """The laws that describe noise: pure mathematics on numbers and arrays, without a matrix in sight."""
 
+from spectrim.laws.coloured import coloured_top
 from spectrim.laws.equalised import evened
 from spectrim.laws.finite import mean_shift, sum_variance
 from spectrim.laws.marchenko_pastur import MarchenkoPastur
@@ -19,6 +20,7 @@ __all__ = [
     "SHRINKERS",
     "MarchenkoPastur",
     "TracyWidom",
+    "coloured_top",
     "cosines",
     "critical_strength",
     "evened",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -77,7 +78,12 @@ def ranks(
 
 
 def whitened(
-    found: Survey, share: float | None, dense: bool, moments: Moments, error: float | None = None
+    found: Survey,
+    share: float | None,
+    dense: bool,
+    moments: Moments,
+    error: float | None = None,
+    first: Mapping[str, int] | None = None,
 ) -> tuple[float, list[Entry], list[str]]:
     """Return the share of the numbers stored that stays, the entries that cut ranks with moments, and notes.
 
@@ -92,7 +98,9 @@ def whitened(
         dense: rebuild in place instead of splitting.
         moments: of the inputs; a matrix that has none is cut by its own values.
         error: of the model, with moments whose outputs are weighed; as much is cut as it allows.
+        first: how many values of a matrix stay while any other value can go, such as those above `inner.edge`.
     """
+    first = first or {}
     targets = {t.name: t for t in targets_of(found) if t.reading.splittable or dense}
     lacking = {name: why for name in targets if (why := moments.lacking(name, targets[name].reading.cols))}
     found_values = {}
@@ -102,7 +110,9 @@ def whitened(
     weighed = {name for name in found_values if name not in lacking and name in moments.rows}
     weights = _weights({name: t.reading for name, t in targets.items()}, found_values, weighed)
     ready = {
-        name: Candidate(t.reading.rows, t.reading.cols, t.reading.params, found_values[name], 0, weights[name])
+        name: Candidate(
+            t.reading.rows, t.reading.cols, t.reading.params, found_values[name], first.get(name, 0), weights[name]
+        )
         for name, t in targets.items()
     }
     if error is not None:
