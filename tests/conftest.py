@@ -11,6 +11,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_MODULES_CACHE", tempfile.mkdtemp(prefix="hf-modules-"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_process():
+    """A command may tune the allocator of its own process; this one goes on to other tests, which that would slow."""
+    from spectrim.cli import cutting
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cutting, "_lean", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Thousands of small decompositions: a second thread would only wait for the first, and for its neighbours."""
