@@ -54,9 +54,10 @@ ALLOWED: dict[str, set[str]] = {
     "planning": {"budgets", "cut", "entries", "inner", "moments", "survey"},
     "plan": {"survey", "budgets", "entries", "moments", "planning", "sites", "verdict"},
     "output": set(),
+    "undisturbed": set(),
     "work": {"cut", "entries", "linalg", "moments", "reading", "sites", "survey"},
     "trim": {
-        *("calibrate", "plan", "survey", "output", "moments", "edges", "work"),
+        *("calibrate", "plan", "survey", "output", "moments", "edges", "undisturbed", "work"),
         *("sites", "modules", "names", "checkpoint", "factored"),
     },
     "sparsify": {"modules", "sites", "trim"},

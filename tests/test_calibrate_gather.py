@@ -420,6 +420,8 @@ def test_samples_of_the_wrong_shape_bring_the_models_own_error_with_an_address()
         (3, TypeError, "iterable of batches"),
         ([np.ones((2, 4))], TypeError, "batch 0 is ndarray"),
         (torch.ones(4), ValueError, "samples x anything"),
+        (torch.ones(0, 4), ValueError, "batch 0 holds no sample"),
+        ([torch.ones(2, 4), (torch.ones(0, 4),)], ValueError, "batch 1 holds no sample"),
     ],
 )
 def test_what_is_no_input_is_refused(inputs, error, complaint):

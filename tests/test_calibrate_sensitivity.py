@@ -144,7 +144,7 @@ def test_inputs_that_hold_nothing_or_do_not_fit_are_named():
     once = (part for part in x.split(4))
     moments = gather(model, once)
     for spent in (once, [], x[:0]):
-        with pytest.raises(ValueError, match="inputs holds no sample"):
+        with pytest.raises(ValueError, match="holds no sample"):
             weighed(moments, model, spent)
     with pytest.raises(ValueError, match="does not run through Sequential"):
         weighed(moments, model, x[:, :5])

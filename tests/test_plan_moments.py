@@ -119,6 +119,14 @@ def test_a_checkpoint_is_cut_as_the_live_model_is(seen, tmp_path):
     assert all(torch.equal(written[name], t) for name, t in live.state_dict().items())
 
 
+def test_an_edit_that_takes_the_step_away_is_refused(seen, tmp_path):
+    net, _, moments = seen
+    file = tmp_path / "plan.json"
+    file.write_text(plan(survey(net), zeros=0.5, moments=moments).to_json().replace('"alternate"', '"magnitude"'))
+    with pytest.raises(ValueError, match="are set by a step"):
+        Plan.from_json(file)
+
+
 def test_what_has_no_moments_is_cut_by_magnitude_and_says_so(seen):
     net, _, moments = seen
     some = Moments({name: m for name, m in moments.items() if name != "2"}, "samples", missing={"2": "never called"})

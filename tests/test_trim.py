@@ -351,6 +351,28 @@ def test_a_fault_before_writing_leaves_the_live_model_alone(turn, monkeypatch):
     assert_untouched(model, before)
 
 
+@pytest.mark.parametrize("kind", ["params", "zeros"])
+def test_ctrl_c_while_a_live_model_is_written_waits_until_it_is_whole(kind, monkeypatch):
+    model, twin = net(), net()
+    chosen = plan(survey(model), **{kind: 0.5})
+    right = TRIM._apply
+
+    def stopped(works):
+        os.kill(os.getpid(), signal.SIGINT)
+        right(works)
+
+    monkeypatch.setattr(TRIM, "_apply", stopped)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trim(model, chosen)
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.undo()
+    trim(twin, chosen)
+    found, expected = model.state_dict(), twin.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("where", ["rank", "values", "zeros", "which zeros"])
 def test_what_differs_from_the_plan_is_not_passed_in_silence(where, tmp_path, monkeypatch):
     source = folder_of(weights(), tmp_path / "model")

@@ -98,6 +98,10 @@ class Entry(_Record):
             raise ValueError("zeros is a count with the action 'zeros', and null with every other")
         if self.step != "magnitude" and (self.action != "zeros" or self.basis != "moments"):
             raise ValueError(f"step {self.step!r} sets zeros in the inner product of the inputs: basis 'moments'")
+        if self.action == "zeros" and self.basis == "moments" and self.step == "magnitude":
+            raise ValueError(
+                "zeros in the inner product of the inputs are set by a step: 'alternate', 'obs' or 'wanda'"
+            )
         if self.zeros is not None and self.zeros > self.rows * self.cols:
             raise ValueError(f"{self.zeros} zeros do not fit into {self.rows} x {self.cols} entries")
         return self

@@ -23,6 +23,7 @@ from .output import check_loadable, write_structure
 from .plan import Entry, Plan
 from .sites import Site, listed
 from .survey import Edge, Model, fingerprint, inventory, open_model
+from .undisturbed import undisturbed
 from .work import Change, How, Work
 
 Progress = Callable[[Iterable[Entry]], Iterable[Entry]]
@@ -94,7 +95,8 @@ def trim(
     Everything is checked first: that each matrix the plan touches is there and is the one that it was made for. What
     was achieved is then held against the plan: ranks, parameters, zeros, error. RuntimeError if they differ; with a
     checkpoint nothing is left behind then. Nothing is written before all cuts of a live module, or of a file of a
-    checkpoint, are made; those in the inner product of inputs wait for that on disk, not in memory.
+    checkpoint, are made; those in the inner product of inputs wait for that on disk, not in memory. So Ctrl-C leaves a
+    live module as it was; one that comes while it is written, a matter of moments, waits until all of it is.
 
     Args:
         model: what `survey` takes.
@@ -213,8 +215,9 @@ def _trim_module(model: nn.Module, plan: Plan, progress: Progress, how: How) -> 
     sites = _check({site.name: site for site in before.sites}, plan)
     with _aside(how) as folder:
         works = [Work(sites[e.name], e, how, _file(folder, i)) for i, e in enumerate(progress(plan.touched))]
-        for group in _by_layer(works):
-            _apply(group)
+        with undisturbed():
+            for group in _by_layer(works):
+                _apply(group)
         found = inventory(model, plan.model.fused)
         after = {site.name: site for site in found.sites}
         changes = tuple(work.verify(after[work.entry.name]) for work in works)

@@ -257,12 +257,14 @@ def describe_all(held: Sequence[Batch]) -> dict:
 
 
 def check_batch(batch: Batch, i: int) -> None:
-    """Return nothing; TypeError where something is no batch."""
+    """Return nothing; TypeError where something is no batch, ValueError where it is an empty one."""
     if not isinstance(batch, Tensor | tuple | list | Mapping) and not callable(batch):
         raise TypeError(
             f"batch {i} is {type(batch).__name__}: a batch is a tensor, a tuple of arguments, a dict of keyword "
             "arguments, or a function of the model"
         )
+    if not samples_of(batch):
+        raise ValueError(f"batch {i} holds no sample: its first tensor is empty")
 
 
 def run(model: nn.Module, batch: Batch, i: int, watch: Watch | None = None) -> Any:

@@ -83,6 +83,8 @@ def again(
     if source != "synthetic":
         raise ValueError(f"moments from {source} cannot be made again without them: save them, and give the file")
     inputs, weights = replay(model, recipe), recipe.get("rows")
+    if weights is not None and (not isinstance(weights, Mapping) or set(weights) != {"samples", "seed"}):
+        raise ValueError(f"the recipe of the moments was changed: rows holds samples and seed, not {weights!r:.60}")
     found = streamed(
         model,
         inputs,
