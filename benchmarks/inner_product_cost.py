@@ -4,11 +4,12 @@
 
 Each run has a process of its own, with the threads asked for. Peaks are of resident memory, stage by stage, in sizes of
 the model, above what the process held with all imports and the inputs but before the model; inputs are 128 images of
-224 x 224, "noise" those of `calibrate.synthetic`, and "samples" Gaussian pixels, for what samples cost does not depend
-on what they show. "gathered" holds all moments, "streamed" a part at a time. Loading, the making of noise and the
-survey stand beside the three stages that are counted: moments, plan, trim. `cpu_seconds` are those of all threads;
+224 x 224 in batches of 4, "noise" those of `calibrate.synthetic`, and "samples" Gaussian pixels, for what samples cost
+does not depend on what they show. "gathered" holds all moments, "streamed" a part at a time. Loading, the making of
+noise and the survey stand beside the three stages that are counted: moments, plan, trim; "weights" are a fourth, those
+of `calibrate.weighed`, asked for with --weigh. `cpu_seconds` are those of all threads;
 `load` is that of the machine at the end of the run, over one minute: beside other work `seconds` say little.
-"returned" memory is that of a process started with MALLOC_MMAP_THRESHOLD_=1000000, as the command line sets it: what is
+"returned" memory is that of a process started with MALLOC_MMAP_THRESHOLD_=3000000, as the command line sets it: what is
 free goes back to the system at once. "kept" is glibc's own way, which keeps blocks of up to 32 MiB for later.
 """
 
@@ -27,8 +28,8 @@ from pathlib import Path
 import torch
 
 SIDE, COUNT = 224, 128
-LEAN = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
-COUNTED = ("moments", "plan", "trim")
+LEAN = {"MALLOC_MMAP_THRESHOLD_": "3000000"}
+COUNTED = ("moments", "weights", "plan", "trim")
 
 
 def held(what: str = "VmRSS") -> int:
@@ -55,12 +56,12 @@ def worker(options: argparse.Namespace) -> dict:
     from transformers import Dinov2Model
 
     import spectrim
-    from spectrim.calibrate import gather, streamed, synthetic
+    from spectrim.calibrate import gather, streamed, synthetic, weighed
 
     torch.set_num_threads(options.threads)
     torch.linalg.eigvalsh(torch.eye(64, dtype=torch.float64))  # libraries are loaded when they are first called
     generator = torch.Generator().manual_seed(0)
-    samples = list(torch.randn(COUNT, 3, SIDE, SIDE, generator=generator).split(16))
+    samples = list(torch.randn(COUNT, 3, SIDE, SIDE, generator=generator).split(4))
     base = held()
     figures: dict = {}
     model = stage(figures, "load", lambda: Dinov2Model.from_pretrained(options.folder).eval(), base)
@@ -73,6 +74,8 @@ def worker(options: argparse.Namespace) -> dict:
         more = {"source": "synthetic", "recipe": samples.recipe}
     take = gather if options.how == "gathered" else streamed
     moments = stage(figures, "moments", lambda: take(model, samples, **more), base)
+    if options.weigh == "yes":
+        moments = stage(figures, "weights", lambda: weighed(moments, model, samples), base)
     found = stage(figures, "survey", lambda: spectrim.survey(model), base)
     target = {"params": options.share} if options.kind == "ranks" else {"zeros": options.share}
     made = stage(figures, "plan", lambda: spectrim.plan(found, moments=moments, **target), base)
@@ -97,9 +100,9 @@ def environment(threads: int, memory: str = "kept") -> dict[str, str]:
     return dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]), **own, **LEAN if memory == "returned" else {})
 
 
-def measured(folder: Path, memory: str, how: str, source: str, kind: str, threads: int) -> dict:
+def measured(folder: Path, memory: str, how: str, source: str, kind: str, weigh: str, threads: int) -> dict:
     """Return the figures of one run in a process of its own."""
-    asked = {"memory": memory, "how": how, "source": source, "kind": kind, "threads": threads}
+    asked = {"memory": memory, "how": how, "source": source, "kind": kind, "weigh": weigh, "threads": threads}
     given = [text for name, value in asked.items() for text in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "found.json"
@@ -125,6 +128,7 @@ def main() -> None:
     parser.add_argument("--how", choices=("streamed", "gathered"))
     parser.add_argument("--source", choices=("noise", "samples"))
     parser.add_argument("--kind", choices=("zeros", "ranks"))
+    parser.add_argument("--weigh", choices=("yes", "no"), help="with the weights of the outputs")
     parser.add_argument("--share", type=float, default=0.6)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -139,6 +143,7 @@ def main() -> None:
             (options.how,) if options.how else ("streamed", "gathered"),
             (options.source,) if options.source else ("noise", "samples"),
             (options.kind,) if options.kind else ("zeros", "ranks"),
+            (options.weigh,) if options.weigh else ("no", "yes"),
         )
         with tempfile.TemporaryDirectory() as place:
             # The reader of the file leaves memory behind: the model is loaded from a folder instead.

@@ -30,6 +30,9 @@ def test_the_toy_run(tmp_path):
     value = {c["method"]: c["scores"]["cosine"]["report"]["value"] for c in zeros["sweep"]["cells"]}
     assert value["alternate, noise"] > value["global magnitude"] > value["random"]
     assert set(figure.WITH_DATA) | set(figure.WITHOUT_DATA) < set(value)
+    for kind, found in (("more-zeros", zeros), ("more-ranks", ranks)):
+        assert set(run.SURVIVORS[kind]) <= {c["method"] for c in found["sweep"]["cells"]}
+    assert set(run.FEWER["whisper", "zeros"]) <= set(value)
     gain = zeros["gains"]["cosine"]["0.5"]["alternate, noise"]["random"]
     assert gain["low"] > 0
     assert "alternate, noise" in [row[0] for row in figure.scores_table(zeros["sweep"])]
@@ -44,7 +47,8 @@ def test_the_page_is_that_of_the_results(results):
 
 
 def test_what_the_page_says_in_words_is_in_the_results(results):
-    for result in (found for job, found in results.items() if job.endswith(" zeros")):
+    for job in ("minilm zeros", "efficientnet zeros", "vit_s14 zeros"):
+        result = results[job]
         for of in result["gains"]["cosine"].values():
             for source in ("noise", "128 samples"):
                 for published in ("published, 128 samples", "published, 128 samples, uniform"):

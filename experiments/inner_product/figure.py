@@ -32,10 +32,9 @@ NAMES = {
 
 
 def value(cells: list[dict[str, Any]], method: str, rate: float, score: str) -> tuple[float, float] | None:
-    """Returns a score on the half that reports, and its standard error; None where the cell failed."""
-    cell = next(c for c in cells if c["method"] == method and c["rate"] == rate)
-    found = cell["scores"].get(score)
-    return (found["report"]["value"], found["report"]["error"]) if found else None
+    """Returns a score on the half that reports, and its standard error; None where the cell failed, or is not there."""
+    cells = [c for c in cells if c["method"] == method and c["rate"] == rate and score in c["scores"]]
+    return next(((c["scores"][score]["report"]["value"], c["scores"][score]["report"]["error"]) for c in cells), None)
 
 
 def scores_table(found: Mapping[str, Any]) -> list[list[str]]:
@@ -71,7 +70,8 @@ def gap_table(results: Mapping[str, Any]) -> list[list[str]]:
             score = headline(result["sweep"], rate)
             low = value(cells, CONTROL, rate, score)[0]
             high = max((value(cells, m, rate, score)[0] for m in WITH_DATA), key=lambda v: abs(v - low))
-            shares = [f"{(value(cells, m, rate, score)[0] - low) / (high - low):.0%}" for m in WITHOUT_DATA]
+            of = [value(cells, m, rate, score) for m in WITHOUT_DATA]
+            shares = ["" if v is None else f"{(v[0] - low) / (high - low):.0%}" for v in of]
             rows.append([NAMES[name], f"{rate:.0%}", score, *shares])
     return rows
 

@@ -208,6 +208,16 @@ def cholesky(C: torch.Tensor, notes: list[str] | None = None) -> torch.Tensor:
     )
 
 
+def inverse_diagonal(C: torch.Tensor, notes: list[str] | None = None) -> torch.Tensor:
+    """Returns the diagonal of C^-1, (n,): what an entry alone costs where all others make up for it is its inverse.
+
+    Example:
+        >>> inverse_diagonal(torch.tensor([[4.0, 2.0], [2.0, 2.0]])).tolist()
+        [0.5, 1.0]
+    """
+    return torch.cholesky_inverse(cholesky(C, notes)).diagonal()
+
+
 def inverse_root(C: torch.Tensor, notes: list[str] | None = None) -> torch.Tensor:
     """Returns U, upper triangular, with U^T U = C^-1: rows j.. of it are those of the trailing block of C from j on.
 

@@ -13,7 +13,7 @@ from .budgets import Budget, GlobalMagnitude
 from .budgets.allotment import unfit
 from .budgets.marginal import MarginalDamage
 from .entries import Basis, Entry, MomentsUsed, Plan, Step, Subject
-from .moments import Moments
+from .moments import Moments, given_back
 from .planning.ranks import ranks, whitened
 from .planning.zeros import allowed
 from .planning.zeros import zeros as zero_entries
@@ -117,6 +117,7 @@ def plan(
         raise ValueError(f"{found.model} has no matrix with a verdict, so there is nothing to plan for")
     used = None
     if moments is not None:
+        given_back()  # what the survey left free; here every part of a model counts
         used = MomentsUsed(source=moments.source, recipe=moments.recipe, fingerprint=moments.fingerprint)
     more = [DENSE] if dense and kind == "ranks" else []
     asked = {} if error is None else {"error": error}

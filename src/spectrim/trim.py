@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from . import edges, factored
 from .calibrate import sources
 from .checkpoint import Checkpoint, Info, copy_companions, whole_folder, write_index, write_tensors
-from .moments import Moments
+from .moments import Moments, given_back
 from .names import layers_by_name, leading_tensor, stored_tensors
 from .output import check_loadable, write_structure
 from .plan import Entry, Plan
@@ -202,6 +202,7 @@ def _aside(how: How, beside: Path | None = None) -> Iterator[Path | None]:
     if how.moments is None:
         yield None
         return
+    given_back()
     with tempfile.TemporaryDirectory(prefix=".spectrim-", dir=beside) as folder:
         yield Path(folder)
 

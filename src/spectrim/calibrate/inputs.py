@@ -17,7 +17,7 @@ from .signature import Images, LogMel, Signature, Tokens, Vectors, caller, signa
 
 COUNT = 128
 COUNTS = {"log-mel": 32}  # a spectrum is half a minute of sound, 1500 positions in Whisper's encoder
-BATCH = 16
+BATCH, SMALL = 16, 4  # for most models, and of images for those that read no statistics of a batch: the least memory
 LEAST = 8  # images whose statistics are worth more than what noise makes of the stored ones
 WAYS = {
     "tokens": ("even", "zipf", "written"),
@@ -52,7 +52,7 @@ def synthetic(
     *,
     seed: int = 0,
     way: str = "auto",
-    batch: int = BATCH,
+    batch: int | None = None,
     norms: str = "auto",
     image_size: int | tuple[int, int] | None = None,
     mean: float | tuple[float, ...] | None = None,
@@ -71,7 +71,7 @@ def synthetic(
         seed: of the one generator that everything is drawn from.
         way: how they are drawn, see `WAYS`; "auto" takes the first of the kind's, but for tokens "zipf" where the
             tokenizer's file tells which are frequent.
-        batch: of so many at a time.
+        batch: of so many at a time; 16, but 4 of images for a model without BatchNorm, if not given.
         norms: "stored" leaves BatchNorm as it is. "batch" gives functions that run the model with each BatchNorm at the
             statistics of the batch, so that behind it the stored mean and scale hold (`Restated`). "auto" is "batch"
             for images in batches of eight or more, where the model has such norms.
@@ -82,7 +82,7 @@ def synthetic(
         >>> [tuple(batch.shape) for batch in found], found.recipe["kind"]
         ([(16, 8), (4, 8)], 'vectors')
     """
-    for name, value in (("count", COUNT if count is None else count), ("batch", batch)):
+    for name, value in (("count", COUNT if count is None else count), ("batch", SMALL if batch is None else batch)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} is a whole number of 1 or more, not {value!r}")
     if not isinstance(seed, int) or isinstance(seed, bool):
@@ -94,6 +94,8 @@ def synthetic(
     given = {"image_size": image_size, "mean": mean, "std": std, "length": length, "tokenizer": tokenizer}
     takes = signature(model, kind, **given)
     name = _kind(takes)
+    if batch is None:
+        batch = BATCH if name != "images" or stored_norms(model) else SMALL
     count = COUNTS.get(name, COUNT) if count is None else count
     if way == "auto":
         way = _default(takes, name)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..moments import Moment
 
 BLOCK = 1 << 19  # entries of a block of inputs that is worked on at a time, 2 MiB
+FEW = 32  # rows summed in the precision that they come in: rounding is that of the figures themselves
 STRIPE = 128  # rows of a stripe of the symmetric sum: beyond two stripes nearly half of the work and memory is saved
 # Where a mean is this many times a deviation, squared, C in float32 would hold less than four figures of the variance.
 FAR = 1e4
@@ -54,7 +55,7 @@ class Running:
             part = part.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
             if part.device.type == "mps":  # which has no float64
                 part = part.cpu()
-            total = part.sum(0, dtype=torch.float64)
+            total = _sums(part)
             if not bool(torch.isfinite(total).all()):
                 bad = int((~torch.isfinite(part)).sum())
                 raise ValueError(f"{bad} of {part.numel()} are NaN or infinite")
@@ -65,12 +66,12 @@ class Running:
             self.largest = torch.maximum(self.largest, part.abs().amax(0).to(self.largest.dtype))
             d = part - self.center.to(part.dtype)
             for a, b, stripe in self._stripes():
-                stripe.add_(d[:, a:b].T @ d[:, :b], alpha=sign)
+                stripe.add_((d[:, :b].T @ d[:, a:b]).T, alpha=sign)
             self.powers[0].add_(total - len(part) * self.center.double(), alpha=sign)
             squares = d.square()
-            self.powers[1].add_(squares.sum(0, dtype=torch.float64), alpha=sign)
-            self.powers[2].add_(d.mul_(squares).sum(0, dtype=torch.float64), alpha=sign)
-            self.powers[3].add_(squares.square_().sum(0, dtype=torch.float64), alpha=sign)
+            self.powers[1].add_(_sums(squares), alpha=sign)
+            self.powers[2].add_(_sums(d.mul_(squares)), alpha=sign)
+            self.powers[3].add_(_sums(squares.square_()), alpha=sign)
             self.count += sign * len(part)
 
     def copied(self) -> Running:
@@ -104,3 +105,11 @@ class Running:
             kurtosis=kurtosis.float().cpu(),
             largest=self.largest.float().cpu(),
         )
+
+
+def _sums(x: Tensor) -> Tensor:
+    """The sums of the columns, (cols,) float64: of FEW rows at a time as they are, for torch sums into a wider type one
+    entry after the other, as slowly as it multiplies matrices."""
+    few = len(x) // FEW * FEW
+    found = x[few:].sum(0, dtype=torch.float64)
+    return found + x[:few].reshape(-1, FEW, x.shape[1]).sum(1).sum(0, dtype=torch.float64) if few else found

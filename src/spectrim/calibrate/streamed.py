@@ -93,7 +93,7 @@ def streamed(
 
 
 def _room(model: nn.Module) -> int:
-    return max(LEAST, sum(p.numel() * p.element_size() for p in model.parameters()) // 2)
+    return max(LEAST, sum(p.numel() * p.element_size() for p in model.parameters()) * 3 // 5)
 
 
 def _groups(model: nn.Module, chosen: list[Site], batch: Batch, positions: int | None) -> list[tuple[list[Site], int]]:

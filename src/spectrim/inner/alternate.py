@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from spectrim.linalg import Matrix, as_tensor, cholesky, inverse_root
+from spectrim.linalg import Matrix, as_tensor, cholesky, inverse_diagonal
 from spectrim.steps import smallest_to_zero
 
 from .damage import Metric, Second, metric
@@ -95,7 +95,7 @@ def sought(
     """
     if not levels or min(levels) <= 0 or rounds < 1:
         raise ValueError(f"levels are numbers > 0 and rounds >= 1, got {levels!r} and {rounds!r}")
-    column = inverse_root(m.second, notes).square_().sum(0).rsqrt()
+    column = inverse_diagonal(m.second, notes).rsqrt()
     row = 1.0 if m.rows is None else m.rows.sqrt()[:, None]
     even = m.second / column
     even /= column[:, None]

@@ -142,10 +142,7 @@ def damage(W: Matrix, new: Matrix, C: Second = None, rows: Tensor | None = None)
         >>> damage(torch.tensor([[3.0, 1.0]]), torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.5], [0.5, 4.0]]))
         4.0
     """
-    W, new = as_tensor(W), as_tensor(new)
-    if W.shape != new.shape:
-        raise ValueError(f"a matrix and what becomes of it have one shape, got {tuple(W.shape)} and {tuple(new.shape)}")
-    return float(metric(W, C, rows).energy(W.to(torch.float64) - new.to(torch.float64)).sum())
+    return _costs(W, new, C, rows, whole=False)[0]
 
 
 def relative_damage(W: Matrix, new: Matrix, C: Second = None, rows: Tensor | None = None) -> float:
@@ -158,5 +155,24 @@ def relative_damage(W: Matrix, new: Matrix, C: Second = None, rows: Tensor | Non
         >>> relative_damage(W, torch.tensor([[0.0, 1.0]]))
         0.9
     """
-    whole = damage(W, torch.zeros_like(as_tensor(W)), C, rows)
-    return damage(W, new, C, rows) / whole if whole else float("nan")
+    cost, whole = cost_and_whole(W, new, C, rows)
+    return cost / whole if whole else float("nan")
+
+
+def cost_and_whole(W: Matrix, new: Matrix, C: Second = None, rows: Tensor | None = None) -> tuple[float, float]:
+    """Return the damage, and the mean square of the whole output, tr(W C W^T), which it is a share of.
+
+    Example:
+        >>> cost_and_whole(torch.tensor([[3.0, 1.0]]), torch.tensor([[0.0, 1.0]]))
+        (9.0, 10.0)
+    """
+    return _costs(W, new, C, rows, whole=True)
+
+
+def _costs(W: Matrix, new: Matrix, C: Second, rows: Tensor | None, whole: bool) -> tuple[float, ...]:
+    W, new = as_tensor(W), as_tensor(new)
+    if W.shape != new.shape:
+        raise ValueError(f"a matrix and what becomes of it have one shape, got {tuple(W.shape)} and {tuple(new.shape)}")
+    m = metric(W, C, rows)
+    W = W.to(torch.float64)
+    return tuple(float(m.energy(E).sum()) for E in (W - new.to(torch.float64), W)[: 1 + whole])

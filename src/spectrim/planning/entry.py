@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from ..entries import Entry
-from ..inner.damage import damage, relative_damage
+from ..inner.damage import cost_and_whole, relative_damage
 from ..moments import Moment
 from ..survey import Reading
 
@@ -17,9 +17,9 @@ def why_not(r: Reading) -> str:
     return r.note or "it cannot be split"
 
 
-def lost(W: Tensor, new: Tensor, moment: Moment | None = None) -> float:
-    """Return the share of a matrix, or of its output, that a cut takes: a ratio of norms, 0 where there was nothing."""
-    share = relative_damage(W, new, moment)
+def lost(W: Tensor, new: Tensor) -> float:
+    """Return the share of a matrix that a cut takes: a ratio of norms, 0 where there was nothing."""
+    share = relative_damage(W, new)
     return math.sqrt(share) if share > 0 else 0.0
 
 
@@ -30,9 +30,10 @@ def errors(W: Tensor, new: Tensor, moment: Moment | None) -> dict[str, float]:
     """
     if moment is None:
         return {}
-    found = {"output_error": lost(W, new, moment)}
+    cost, whole = cost_and_whole(W, new, moment)
+    found = {"output_error": math.sqrt(cost / whole) if whole > 0 else 0.0}
     if moment.rows is not None:
-        found["model_error"] = math.sqrt(damage(W, new, moment))
+        found["model_error"] = math.sqrt(cost)
     return found
 
 
