@@ -51,7 +51,7 @@ def streamed(
         model, inputs, sites, only, device, positions, source, recipe: as `gather` takes them; batches are held, for
             they are run several times, and must be the same each time.
         room: bytes of sums that a part is to hold, about 4 cols^2 for each tensor that is read; it holds one tensor's
-            at least. Half of the model, and 32 MiB at least, if not given.
+            at least. The size of the model, and 32 MiB at least, if not given.
         folder: where the temporary folder is made; that of the system (TMPDIR) if not given. It takes about 4 cols^2
             bytes for each tensor that is read.
         progress: wraps the iteration over the batches of all parts.
@@ -93,7 +93,7 @@ def streamed(
 
 
 def _room(model: nn.Module) -> int:
-    return max(LEAST, sum(p.numel() * p.element_size() for p in model.parameters()) * 3 // 5)
+    return max(LEAST, sum(p.numel() * p.element_size() for p in model.parameters()))
 
 
 def _groups(model: nn.Module, chosen: list[Site], batch: Batch, positions: int | None) -> list[tuple[list[Site], int]]:
