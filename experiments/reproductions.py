@@ -99,8 +99,9 @@ is in experiments/imagenet, filled for EfficientNet-Lite0, with empty cells for 
 experiments/vit_cifar. What budgets of zeros are worth on five models, the papers' and others', stands in
 [experiments/data_free_zeros](../experiments/data_free_zeros/README.md); what moments of the inputs bring, with and
 without data, in [experiments/inner_product](../experiments/inner_product/README.md); which predictions provably
-survive a cut, in [experiments/certificate](../experiments/certificate/README.md); what comes back after one without
-labels, in [experiments/recover](../experiments/recover/README.md).
+survive a cut, in [experiments/certificate](../experiments/certificate/README.md); how well the estimate of what a cut
+does to a model ranks cuts, in [experiments/model_error](../experiments/model_error/README.md); what comes back after
+one without labels, in [experiments/recover](../experiments/recover/README.md).
 
 ## What matters in practice
 """
