@@ -351,8 +351,16 @@ def test_a_fault_before_writing_leaves_the_live_model_alone(turn, monkeypatch):
     assert_untouched(model, before)
 
 
+@pytest.fixture
+def heard():
+    """Ctrl-C as a terminal has it: a process that a shell put into the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("kind", ["params", "zeros"])
-def test_ctrl_c_while_a_live_model_is_written_waits_until_it_is_whole(kind, monkeypatch):
+def test_ctrl_c_while_a_live_model_is_written_waits_until_it_is_whole(kind, heard, monkeypatch):
     model, twin = net(), net()
     chosen = plan(survey(model), **{kind: 0.5})
     right = TRIM._apply
@@ -362,10 +370,9 @@ def test_ctrl_c_while_a_live_model_is_written_waits_until_it_is_whole(kind, monk
         right(works)
 
     monkeypatch.setattr(TRIM, "_apply", stopped)
-    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         trim(model, chosen)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is heard
     monkeypatch.undo()
     trim(twin, chosen)
     found, expected = model.state_dict(), twin.state_dict()

@@ -16,14 +16,13 @@ def undisturbed() -> Iterator[None]:
 
     Example:
         >>> import os
-        >>> try:
-        ...     with undisturbed():
-        ...         os.kill(os.getpid(), signal.SIGINT)
-        ...         print("done")
-        ... except KeyboardInterrupt:
-        ...     print("stopped")
+        >>> before = signal.signal(signal.SIGINT, lambda *_: print("heard"))
+        >>> with undisturbed():
+        ...     os.kill(os.getpid(), signal.SIGINT)
+        ...     print("done")
         done
-        stopped
+        heard
+        >>> _ = signal.signal(signal.SIGINT, before)
     """
     if threading.current_thread() is not threading.main_thread():
         yield
