@@ -46,7 +46,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiments import jobs
 from experiments.jobs import Job
 from experiments.tasks import files
 from torch import nn
@@ -189,17 +188,9 @@ def make_jobs(given: Mapping[str, Path], work: Path, scale: str) -> dict[str, Jo
 
 def main() -> None:
     """Runs the jobs and writes the results."""
-    parser = jobs.arguments(__doc__.splitlines()[0], Path(__file__).parent)
-    files.add(parser)
-    options = parser.parse_args()
-    given = files.given(options)
-    scale = "toy" if options.toy else options.scale
-    work, _ = jobs.places(options)
-    made_jobs = make_jobs(given, work, scale)
-    if not made_jobs:
-        parser.error("name the files of one model at least, for instance --minilm DEFAULT, or --toy")
-    config = {"scale": scale, "draws": DRAWS, "rule": repr(budgets.LeastDamage())}
-    jobs.execute(options, made_jobs, config)
+    files.main(
+        __doc__.splitlines()[0], Path(__file__).parent, make_jobs, {"draws": DRAWS, "rule": repr(budgets.LeastDamage())}
+    )
 
 
 if __name__ == "__main__":

@@ -48,7 +48,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from experiments import jobs
 from experiments.data_free_zeros.run import slim
 from experiments.inner_product import models
 from experiments.inner_product.methods import MARGINAL, Source, Zeroed
@@ -194,15 +193,7 @@ def make_jobs(given: Mapping[str, Path], work: Path, scale: str) -> dict[str, Jo
 
 def main() -> None:
     """Runs the jobs and writes the results."""
-    parser = jobs.arguments(__doc__.splitlines()[0], Path(__file__).parent)
-    files.add(parser)
-    options = parser.parse_args()
-    scale = "toy" if options.toy else options.scale
-    work, _ = jobs.places(options)
-    made = make_jobs(files.given(options), work, scale)
-    if not made:
-        parser.error("name the files of one model at least, for instance --minilm DEFAULT, or --toy")
-    jobs.execute(options, made, {"scale": scale, "draws": DRAWS})
+    files.main(__doc__.splitlines()[0], Path(__file__).parent, make_jobs, {"draws": DRAWS})
 
 
 if __name__ == "__main__":

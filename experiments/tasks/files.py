@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+from experiments import jobs
 
 NEEDS = {  # by task
     "minilm": ("minilm",),
@@ -48,3 +51,28 @@ def given(options: argparse.Namespace) -> dict[str, Path]:
 def there(places: Mapping[str, Path]) -> list[str]:
     """Returns the tasks whose files were all named."""
     return [name for name, keys in NEEDS.items() if all(key in places for key in keys)]
+
+
+def main(
+    purpose: str,
+    folder: Path,
+    make_jobs: Callable[[Mapping[str, Path], Path, str], Mapping[str, jobs.Job]],
+    config: Mapping[str, Any],
+) -> None:
+    """Runs the jobs of an experiment on the models whose files the command line names, and writes their results.
+
+    Args:
+        purpose: said by --help.
+        folder: of the experiment, where the results go.
+        make_jobs: makes the jobs, of the files that were named, the folder of single results, and the scale.
+        config: what the results file says of the settings, besides the scale.
+    """
+    parser = jobs.arguments(purpose, folder)
+    add(parser)
+    options = parser.parse_args()
+    scale = "toy" if options.toy else options.scale
+    work, _ = jobs.places(options)
+    made = make_jobs(given(options), work, scale)
+    if not made:
+        parser.error("name the files of one model at least, for instance --minilm DEFAULT, or --toy")
+    jobs.execute(options, made, {"scale": scale, **config})
