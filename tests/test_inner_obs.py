@@ -14,7 +14,7 @@ from spectrim.inner.damage import damage, metric
 from spectrim.inner.obs import obs, refit, scores, smallest, surgeon, wanda
 from spectrim.linalg import cholesky, inverse_root
 from spectrim.moments import Moment, identity
-from spectrim.steps import smallest_to_zero
+from spectrim.steps import lowest, smallest_to_zero
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = {
@@ -380,3 +380,11 @@ def test_bad_input_is_refused_before_anything_is_done(call, said):
 
 def test_a_metric_that_is_seen_through():
     assert metric(drawn(2, 3), correlated(3)).dense
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_the_lowest_figures_are_those_of_a_stable_sort(dtype):
+    figures = torch.randint(0, 9, (200,), generator=torch.Generator().manual_seed(0)).to(dtype)
+    for count in (0, 1, 57, 200):
+        chosen = torch.sort(figures, stable=True).indices[:count]
+        assert torch.equal(lowest(figures, count).nonzero()[:, 0], chosen.sort().values)

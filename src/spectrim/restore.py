@@ -18,7 +18,7 @@ from .budgets.thresholds import magnitudes, threshold_counts
 from .held import Held, bare, live, pieces
 from .modules import of_module
 from .sites import Site, check_only, listed
-from .steps import smallest_to_zero
+from .steps import lowest, smallest_to_zero
 from .trim import Change
 
 OVER = 0.03
@@ -345,9 +345,4 @@ def _whole(name: str, count: int) -> int:
 
 def _largest(scores: Tensor, count: int) -> Tensor:
     """A mask of the `count` largest of a vector; of equal ones the first."""
-    if count == 0:
-        return torch.zeros(len(scores), dtype=torch.bool)
-    level = torch.kthvalue(scores, len(scores) - count + 1).values
-    chosen = scores > level
-    chosen[(scores == level).nonzero()[: count - int(chosen.sum()), 0]] = True
-    return chosen
+    return lowest(-scores, count)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -193,10 +194,24 @@ def smallest_to_zero(W: Tensor, zeros: int, scales: Equalised | None = None) -> 
     flat = out.view(-1)
     if zeros:
         size = flat.abs() if scales is None else scales.apply(W).reshape(-1).abs()
-        # One order statistic takes a tenth of the time of a sort.
-        level = torch.kthvalue(size, zeros).values
-        below = size < level
-        level = (size == level).nonzero()[: zeros - int(below.sum()), 0]
-        flat[below] = 0
-        flat[level] = 0
+        flat[lowest(size, zeros)] = 0
     return out
+
+
+def lowest(figures: Tensor, count: int) -> Tensor:
+    """Return the mask of the `count` smallest of a line of figures; of equal ones the first.
+
+    Example:
+        >>> lowest(torch.tensor([2.0, 1.0, 2.0]), 2).tolist()
+        [True, True, False]
+    """
+    if not count:
+        return torch.zeros_like(figures, dtype=torch.bool)
+    # One order statistic takes a tenth of the time of a sort; numpy's, of the types it has, half of torch's.
+    if figures.is_cpu and figures.dtype in (torch.float32, torch.float64):
+        level = float(np.partition(figures.detach().numpy(), count - 1)[count - 1])
+    else:
+        level = torch.kthvalue(figures, count).values
+    mask = figures < level
+    mask[(figures == level).nonzero()[: count - int(mask.sum()), 0]] = True
+    return mask

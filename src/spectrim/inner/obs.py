@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from spectrim.linalg import Matrix, as_tensor, cholesky, inverse_diagonal, inverse_root
-from spectrim.steps import smallest_to_zero
+from spectrim.steps import lowest, smallest_to_zero
 
 from .damage import Metric, Second, metric
 
@@ -89,9 +88,9 @@ def smallest(size: Tensor, zeros: int, scope: Scope = "layer", block: int = BLOC
     if isinstance(zeros, bool) or not isinstance(zeros, int) or not 0 <= zeros <= size.numel():
         raise ValueError(f"zeros is a number of entries, 0 to {size.numel()} of {rows} x {cols}, got {zeros!r}")
     if scope == "layer":
-        return _take(size.reshape(-1), zeros).view(rows, cols)
+        return lowest(size.reshape(-1), zeros).view(rows, cols)
     if scope == "block":
-        parts = [_take(part.reshape(-1), count).view(part.shape) for part, count in _blocks(size, zeros, block)]
+        parts = [lowest(part.reshape(-1), count).view(part.shape) for part, count in _blocks(size, zeros, block)]
         return torch.cat(parts, 1)
     if scope != "row":
         raise ValueError(f"scope is 'layer', 'row' or 'block', not {scope!r}")
@@ -99,7 +98,7 @@ def smallest(size: Tensor, zeros: int, scope: Scope = "layer", block: int = BLOC
     rank = ranks(size)
     if more:
         following = size.gather(1, (rank == each).to(torch.uint8).argmax(1, keepdim=True))[:, 0]
-        return rank < (each + _take(following, more).long())[:, None]
+        return rank < (each + lowest(following, more).long())[:, None]
     return rank < each
 
 
@@ -329,19 +328,6 @@ def _gradients(X: Tensor, found: Tensor, kept: Tensor, C: Tensor, steps: int) ->
     return found
 
 
-def _take(flat: Tensor, count: int) -> Tensor:
-    """The mask of the `count` smallest of a line of figures; of equal ones the first."""
-    if not count:
-        return torch.zeros_like(flat, dtype=torch.bool)
-    if flat.is_cpu:  # numpy's selection takes less than half as long as torch's
-        level = float(np.partition(flat.numpy(), count - 1)[count - 1])
-    else:
-        level = float(torch.kthvalue(flat, count).values)
-    mask = flat < level
-    mask[(flat == level).nonzero()[: count - int(mask.sum()), 0]] = True
-    return mask
-
-
 def ranks(size: Tensor) -> Tensor:
     """Return the place of each entry in the ascending order of its row; of equal ones the first is lower."""
     order = torch.argsort(size, dim=1, stable=True)
@@ -353,7 +339,7 @@ def _of(size: Tensor, count: int | Tensor) -> Tensor:
     """The mask of the smallest entries of a block: so many of all, or so many of each row."""
     if isinstance(count, Tensor):
         return ranks(size) < count[:, None]
-    return _take(size.reshape(-1), count).view(size.shape)
+    return lowest(size.reshape(-1), count).view(size.shape)
 
 
 def _blocks(size: Tensor, zeros: int, block: int) -> list[tuple[Tensor, int]]:
