@@ -142,7 +142,8 @@ def damage(W: Matrix, new: Matrix, C: Second = None, rows: Tensor | None = None)
         >>> damage(torch.tensor([[3.0, 1.0]]), torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.5], [0.5, 4.0]]))
         4.0
     """
-    return _costs(W, new, C, rows, whole=False)[0]
+    m, _, error = _compared(W, new, C, rows)
+    return float(m.energy(error).sum())
 
 
 def relative_damage(W: Matrix, new: Matrix, C: Second = None, rows: Tensor | None = None) -> float:
@@ -166,13 +167,15 @@ def cost_and_whole(W: Matrix, new: Matrix, C: Second = None, rows: Tensor | None
         >>> cost_and_whole(torch.tensor([[3.0, 1.0]]), torch.tensor([[0.0, 1.0]]))
         (9.0, 10.0)
     """
-    return _costs(W, new, C, rows, whole=True)
+    m, W, error = _compared(W, new, C, rows)
+    return float(m.energy(error).sum()), float(m.energy(W).sum())
 
 
-def _costs(W: Matrix, new: Matrix, C: Second, rows: Tensor | None, whole: bool) -> tuple[float, ...]:
+def _compared(W: Matrix, new: Matrix, C: Second, rows: Tensor | None) -> tuple[Metric, Tensor, Tensor]:
+    """The metric, the matrix and the error, both float64."""
     W, new = as_tensor(W), as_tensor(new)
     if W.shape != new.shape:
         raise ValueError(f"a matrix and what becomes of it have one shape, got {tuple(W.shape)} and {tuple(new.shape)}")
     m = metric(W, C, rows)
     W = W.to(torch.float64)
-    return tuple(float(m.energy(E).sum()) for E in (W - new.to(torch.float64), W)[: 1 + whole])
+    return m, W, W - new.to(torch.float64)

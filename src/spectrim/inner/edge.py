@@ -63,16 +63,17 @@ def whitened_edge(
     if noise not in ("coloured", "screenot"):
         raise ValueError(f"noise is 'coloured' or 'screenot', not {noise!r}")
     m = metric(W, C, rows)
-    own = Spectrum(singular_values(W), *W.shape)
-    s = own.s if m.classical else whitened_values(W, m.second, rows=m.rows).cpu().numpy()
+    s = singular_values(W) if m.classical else whitened_values(W, m.second, rows=m.rows).cpu().numpy()
     colours = singular_values(m.second) if m.dense else m.diagonal(W).cpu().numpy()  # of C, which is not negative
     if noise == "screenot":
         # Directions that no input has, of fewer samples than inputs, are no columns of noise.
         cols = int((colours > ZERO * colours.max()).sum())
         return ScreeNot(rank_bound)(Spectrum(s[: min(W.shape[0], cols)], W.shape[0], cols))
-    known = Known(Bema()(own).sigma if sigma is None else sigma, beta)
+    if sigma is None:
+        sigma = Bema()(Spectrum(s if m.classical else singular_values(W), *W.shape)).sigma
+    known = Known(sigma, beta)
     if m.classical:
-        return known(own)
+        return known(Spectrum(s, *W.shape))
     weights = np.ones(W.shape[0]) if m.rows is None else m.rows.cpu().numpy()
     top, unit = coloured_top(weights, colours)
     edge = known.sigma * sqrt(max(top + TracyWidom().ppf(1 - known.beta) * unit, 0.0))
