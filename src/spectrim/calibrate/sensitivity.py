@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..moments import Moments
+from ..moments import Moment, Moments
 from ..sites import Site, listed
 from .batch import Batch, is_function, samples_of
 from .gather import batches, check_batch, chosen_sites, model_fingerprint, moved, quiet, run
@@ -35,11 +35,12 @@ def weighed(
 ) -> Moments:
     """Return the moments with weights of the outputs, `Moments.rows`: errors then count as the model's output has them.
 
-        s_i = E_v ||d<v, f> / dW_i||^2 / (tr C  sum ||f||^2),    v ~ N(0, I) in the shape of the model's output f
+        s_i = E_v mean_j (d<v, f> / dW_ij)^2 / (C_jj  sum ||f||^2),    v ~ N(0, I) in the shape of the model's output f
 
     summed over the inputs, with a v for each. With such weights tr(diag(s) (W - W') C (W - W')^T) is the relative
-    change, squared, of the model's output: to first order, for errors that lie in their rows as if at random, each
-    matrix for itself. Steps then know which rows matter, `budgets.MarginalDamage` which matrices, and a plan what its
+    change, squared, of the model's output: to first order, each matrix for itself, for errors of all inputs j that
+    weigh the same in C, as steps leave them that make up for what they take. So an input that is huge where the model
+    does not listen, as a few tokens of a transformer are, has one vote of many. Steps then know which rows matter, `budgets.MarginalDamage` which matrices, and a plan what its
     cuts do to the model together, `Plan.model_error`.
 
     One run backward a sample, whatever the number of matrices; labels are not needed. Memory: the activations of one
@@ -87,13 +88,17 @@ def weighed(
             "inputs holds no sample: give some, and if it is a generator that was run through already, make it anew or "
             "a list of it"
         )
-    sums, total, runs = _gradients(model, held, sites, seed, device, progress)
-    rows = {}
-    for name, squares in sums.items():
-        trace = float(moments.by_name[name].diagonal.sum())
-        if trace > 0 and bool(squares[:, 0].any()):
-            rows[name] = _shrunk(squares, runs) / (trace * total)
+    units = {site.name: _units(moments.by_name[site.name]) for site in sites}
+    sums, total, runs = _gradients(model, held, sites, units, seed, device, progress)
+    rows = {name: _shrunk(squares, runs) / total for name, squares in sums.items() if bool(squares[:, 0].any())}
     return replace(moments, rows=rows, recipe={**moments.recipe, "rows": {"samples": samples, "seed": seed}})
+
+
+def _units(moment: Moment) -> Tensor:
+    """1 / (q C_jj) over the q inputs j that are ever there, 0 at the others: every input has one vote."""
+    square = moment.diagonal.double().cpu()
+    there = square > 0
+    return torch.where(there, 1 / square.where(there, torch.ones(())), 0.0) / max(1, int(there.sum()))
 
 
 def _spread(inputs: Iterable[Batch], samples: int | None) -> list[Batch]:
@@ -127,6 +132,7 @@ def _gradients(
     model: nn.Module,
     inputs: Sequence[Batch],
     sites: Sequence[Site],
+    units: Mapping[str, Tensor],
     seed: int,
     device: Any,
     progress: Callable[[Iterable], Iterable] | None,
@@ -145,7 +151,7 @@ def _gradients(
         data, parameter.data = parameter.data, grad  # so that a site reads the gradient as it reads the matrix
         try:
             for site in of:
-                found = site.get().double().square().sum(1).cpu()
+                found = site.get().double().square().cpu() @ units[site.name]
                 sums[site.name] += torch.stack([found, found.square()], 1)
         finally:
             parameter.data = data
