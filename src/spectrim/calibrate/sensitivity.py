@@ -40,8 +40,8 @@ def weighed(
     summed over the inputs, with a v for each. With such weights tr(diag(s) (W - W') C (W - W')^T) is the relative
     change, squared, of the model's output: to first order, each matrix for itself, for errors of all inputs j that
     weigh the same in C, as steps leave them that make up for what they take. So an input that is huge where the model
-    does not listen, as a few tokens of a transformer are, has one vote of many. Steps then know which rows matter, `budgets.MarginalDamage` which matrices, and a plan what its
-    cuts do to the model together, `Plan.model_error`.
+    does not listen, as a few tokens of a transformer are, has one vote of many. Steps then know which rows matter,
+    `budgets.MarginalDamage` which matrices, and a plan what its cuts do to the model together, `Plan.model_error`.
 
     One run backward a sample, whatever the number of matrices; labels are not needed. Memory: the activations of one
     sample and one gradient at a time. Where a batch is a function of the model, the activations of all of it, and four
