@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 import spectrim
 from spectrim import frozen_zeros
-from spectrim.checkpoint import copy_companions
+from spectrim.writing import copy_companions
 
 COMMAND = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 option = COMMAND.add_argument

@@ -237,7 +237,7 @@ def test_a_plan_that_touches_nan_is_refused(model, tmp_path):
 def test_work_that_fails_is_1(model, tmp_path, monkeypatch):
     assert_done(run("plan", model, "--params", "0.5", "-o", tmp_path / "plan.json"))
     arguments = ("trim", model, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out")
-    module = sys.modules["spectrim.trim"]
+    module = sys.modules["spectrim.pieces"]
     for error in (OSError(28, "No space left on device"), RuntimeError("what was achieved"), MemoryError("no room")):
         monkeypatch.setattr(module, "write_tensors", lambda *a, e=error: (_ for _ in ()).throw(e))
         assert_refused(run(*arguments), 1, "No space left|what was achieved|no room", tmp_path / "out")

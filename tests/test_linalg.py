@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from spectrim import linalg
+from spectrim import drivers, linalg
 from spectrim.edges import Bema
 from spectrim.linalg import leading, singular_values, svd
 from spectrim.planted import noise, planted
@@ -137,7 +137,7 @@ def test_a_driver_that_fails_is_replaced_and_recorded(generator, monkeypatch):
 def test_both_drivers_agree_on_either_side_of_the_switch(generator, monkeypatch):
     W = noise(90, 140, generator=generator)
     by_numpy = singular_values(W)
-    monkeypatch.setattr(linalg, "TORCH_FROM", 50)
+    monkeypatch.setattr(drivers, "TORCH_FROM", 50)
     np.testing.assert_allclose(singular_values(W), by_numpy, rtol=1e-10)
 
 
@@ -155,21 +155,21 @@ def test_a_failure_of_the_last_driver_is_raised(generator, monkeypatch):
 
     monkeypatch.setattr(np.linalg, "eigvalsh", fails)
     monkeypatch.setattr(torch.linalg, "eigvalsh", fails)
-    monkeypatch.setattr(linalg, "dense_svd", fails)
+    monkeypatch.setattr(drivers, "dense_svd", fails)
     with pytest.raises(np.linalg.LinAlgError):
         singular_values(noise(12, 15, generator=generator))
 
 
 def test_vectors_survive_a_failing_driver(generator, monkeypatch):
     made = planted(60, 90, [60.0, 50.0], generator=generator)
-    whole, real = read_equalised(made.W, Bema())[0].s, linalg.eigh
+    whole, real = read_equalised(made.W, Bema())[0].s, drivers.eigh
 
     def evr_fails(*args, driver, **kwargs):
         if driver == "evr":
             raise np.linalg.LinAlgError("no")
         return real(*args, driver=driver, **kwargs)
 
-    monkeypatch.setattr(linalg, "eigh", evr_fails)
+    monkeypatch.setattr(drivers, "eigh", evr_fails)
     notes: list[str] = []
     np.testing.assert_allclose(read_equalised(made.W, Bema(), notes=notes)[0].s, whole, rtol=1e-6)
     assert "eigh (evx)" in notes[0]

@@ -20,13 +20,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import spectrim.checkpoint
-import spectrim.trim  # the module; the name is bound to the function
 from spectrim import Bema, budgets, equalize, load, plan, planted, survey, trim
 from spectrim.edges import Median
 from spectrim.linalg import svd
 
 TRIM = sys.modules["spectrim.trim"]
+REBUILD = sys.modules["spectrim.rebuild"]
+PIECES = sys.modules["spectrim.pieces"]
+WORK_RANKED = sys.modules["spectrim.work"].ranked
 WORK = sys.modules["spectrim.work"]
 SIZES = ((96, 64), (64, 96), (80, 80), (60, 120))
 
@@ -300,18 +301,30 @@ def test_an_existing_output_is_refused_and_left_as_it_is(tmp_path):
 
 
 def faults():
-    """Places where things can go wrong late, each with the module and the name that is made to fail."""
-    yield pytest.param(WORK, "ranked", 3, RuntimeError("injected"), id="decomposition")
-    yield pytest.param(TRIM, "write_tensors", 1, OSError(28, "No space left on device"), id="first file")
-    yield pytest.param(TRIM, "write_structure", 1, OSError(28, "No space left on device"), id="record")
-    yield pytest.param(TRIM, "copy_companions", 1, PermissionError(13, "denied"), id="companions")
-    yield pytest.param(TRIM, "_verify_written", 1, RuntimeError("injected"), id="verification")
-    yield pytest.param(WORK, "ranked", 2, KeyboardInterrupt(), id="interrupt")
-    yield pytest.param(spectrim.checkpoint.os, "fsync", 1, OSError(5, "I/O error"), id="sync")
+    """Where things can go wrong, each with the module, the name that is made to fail, and whether the work is kept."""
+    full = OSError(28, "No space left on device")
+    yield pytest.param(WORK, "ranked", 3, RuntimeError("injected"), False, id="decomposition")
+    yield pytest.param(WORK, "ranked", 3, KeyboardInterrupt(), True, id="interrupt")
+    yield pytest.param(WORK, "ranked", 1, KeyboardInterrupt(), False, id="interrupt before anything is done")
+    yield pytest.param(PIECES, "write_tensors", 1, full, False, id="first piece")
+    yield pytest.param(PIECES, "write_tensors", 3, full, True, id="later piece")
+    yield pytest.param(REBUILD, "write_file", 1, full, True, id="file")
+    yield pytest.param(REBUILD, "write_structure", 1, full, True, id="record")
+    yield pytest.param(REBUILD, "copy_companions", 1, PermissionError(13, "denied"), True, id="companions")
+    yield pytest.param(PIECES, "_after", 2, RuntimeError("injected"), False, id="verification of a piece")
+    yield pytest.param(REBUILD, "_check_whole", 1, RuntimeError("injected"), False, id="verification")
+    yield pytest.param(REBUILD.os, "fsync", 1, OSError(5, "I/O error"), False, id="first sync")
+    yield pytest.param(REBUILD.os, "fsync", 6, OSError(5, "I/O error"), True, id="later sync")
 
 
-@pytest.mark.parametrize(("module", "name", "turn", "error"), list(faults()))
-def test_a_fault_leaves_nothing_behind(module, name, turn, error, tmp_path, monkeypatch):
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+@pytest.mark.parametrize(("module", "name", "turn", "error", "goes_on"), list(faults()))
+def test_after_a_fault_the_output_is_absent_and_the_work_goes_on(
+    module, name, turn, error, goes_on, tmp_path, monkeypatch, one_thread
+):
     source = folder_of(weights(), tmp_path / "model")
     chosen = plan(survey(source), params=0.5)
     right, calls = getattr(module, name), []
@@ -323,13 +336,23 @@ def test_a_fault_leaves_nothing_behind(module, name, turn, error, tmp_path, monk
         return right(*args, **kwargs)
 
     monkeypatch.setattr(module, name, wrong)
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as caught:
         trim(source, chosen, tmp_path / "deep/out")
     assert len(calls) == turn
-    assert [f.name for f in tmp_path.iterdir()] == ["model"]
+    told = " ".join(getattr(caught.value, "__notes__", []))
+    if goes_on:
+        assert [str(f.relative_to(tmp_path)) for f in (tmp_path / "deep").iterdir()] == ["deep/.out.partial"]
+        assert str(tmp_path / "deep/.out.partial") in told
+    else:
+        assert [f.name for f in tmp_path.iterdir()] == ["model"] and not told
+    done = []
     monkeypatch.undo()
+    monkeypatch.setattr(WORK, "ranked", lambda *args: done.append(1) or WORK_RANKED(*args))
     trim(source, chosen, tmp_path / "deep/out")
-    assert (tmp_path / "deep/out/spectrim.json").exists()
+    assert (len(done) < len(chosen.touched)) == goes_on
+    assert [f.name for f in (tmp_path / "deep").iterdir()] == ["out"]
+    trim(source, chosen, tmp_path / "straight")
+    assert bytes_of(tmp_path / "deep/out") == bytes_of(tmp_path / "straight")
 
 
 @pytest.mark.parametrize("turn", [1, 2, 4])
@@ -466,12 +489,15 @@ def test_ctrl_c_leaves_the_output_absent_or_whole(moment, slow_trim, tmp_path):
     process.send_signal(signal.SIGINT)
     err = process.communicate(timeout=60)[1]
     there = [f.name for f in tmp_path.iterdir()]
-    assert there in ([], ["out"])
-    if there:  # it was done; in its last moments the interpreter itself takes the signal, and says so in its own way
+    assert there in ([], ["out"], [".out.partial"])
+    if there == [
+        "out"
+    ]:  # it was done; in its last moments the interpreter itself takes the signal, and says so in its own way
         assert_whole(tmp_path / "out")
         assert process.returncode in (0, 130, -signal.SIGINT)
     else:
         assert process.returncode == 130 and "stopped" in err and "Traceback" not in err, err
+        assert (".out.partial" in err.replace("\n", "")) == bool(there), err
 
 
 def test_ctrl_c_while_starting_leaves_nothing(slow_trim, tmp_path):
@@ -492,6 +518,14 @@ def limited() -> None:
 
 
 @pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def trimmable(tmp_path) -> tuple[Path, Path]:
     source = folder_of(weights(), tmp_path / "model")
     plan(survey(source), params=0.9).to_json(tmp_path / "plan.json")
@@ -501,7 +535,7 @@ def trimmable(tmp_path) -> tuple[Path, Path]:
 def assert_refused(done: subprocess.CompletedProcess, folder: Path, match: str) -> None:
     assert done.returncode == 1, (done.returncode, done.stderr)
     assert match in done.stderr and "Traceback" not in done.stderr
-    assert not list(folder.iterdir())
+    assert not (folder / "out").exists()
 
 
 def test_a_file_that_cannot_grow_is_an_error(trimmable, tmp_path):

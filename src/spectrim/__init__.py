@@ -19,9 +19,10 @@ from .moments import Moments
 from .plan import Plan
 from .pruner import Pruner
 from .reading import equalize, read_spectrum
+from .readings import Reading
 from .restore import Restore
 from .spectrum import NoiseFit, Spectrum
-from .survey import Reading, Survey
+from .survey import Survey
 from .trim import Changes
 from .verdict import Verdict
 
@@ -32,6 +33,7 @@ from .plan import plan  # isort: skip
 from .trim import trim  # isort: skip
 from .sweep import sweep  # isort: skip
 from .recover import recover  # isort: skip
+from .undo import undo  # isort: skip
 
 __all__ = [
     "Bema",
@@ -64,4 +66,5 @@ __all__ = [
     "survey",
     "sweep",
     "trim",
+    "undo",
 ]

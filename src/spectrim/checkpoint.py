@@ -7,28 +7,30 @@ config.json, of the biases, and of `spectrim.json` (left by an earlier split); w
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import re
-import secrets
-import shutil
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from .shards import check_headers, check_named, files_of, is_index, named_files, read_json
 
 STATE_DICTS = (".pt", ".pth", ".bin", ".ckpt")
 WEIGHTS = (*STATE_DICTS, ".safetensors", ".h5", ".msgpack", ".onnx", ".gguf", ".npz")  # none of these is a companion
 NESTED = ("state_dict", "model_state_dict", "model", "module")  # where training scripts put the weights
 SPLITS = "spectrim.json"
 FORMS = ("linear", "conv2d", "parameter")
+DIMENSIONS = 64  # of a tensor, at most; numpy takes no more
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ class Checkpoint:
     splits: dict[str, dict] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)  # a name -> the earlier name of the same tensor
     edits: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # stored name -> what takes its place
+    files: dict[str, Path] = field(default_factory=dict)  # shard -> its file, where it is one of safetensors
+    path: Path | None = None  # that it was opened from, if it is one of safetensors
+    index: str | None = None  # the name of the index that names these files, where one does
 
     @property
     def shards(self) -> dict[str, list[str]]:
@@ -71,9 +76,18 @@ class Checkpoint:
             shards.setdefault(info.shard, []).append(name)
         return shards
 
+    def read_rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Return rows start to stop of a tensor, all dimensions but the last taken as its rows; no others are read.
+
+        Of a tensor of E x a x b these are rows of (E a) x b: expert e has rows e a to (e + 1) a.
+        """
+        if isinstance(self.read, _Reader):
+            return self.read.rows(name, start, stop)
+        return self.read(name).flatten(0, -2)[start:stop]
+
 
 def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
-    """Return the checkpoint at `path`: a folder or file of safetensors, or a state dict saved by torch.
+    """Return the checkpoint at `path`: a folder, file or index of safetensors, or a state dict saved by torch.
 
     Raises FileNotFoundError or ValueError with what was found there and what to do about it. Nothing in a file is run.
     """
@@ -81,15 +95,21 @@ def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
     if path.is_dir():
-        return _open_folder(path.resolve())
-    if path.suffix == ".safetensors":
-        return _open_safetensors(path.name, [path], path.parent if (path.parent / SPLITS).exists() else None)
-    if path.suffix in STATE_DICTS:
-        return of_state(read_state_dict(path), path.name)
-    raise ValueError(
-        f"{path} is not a kind of checkpoint that can be read: expected a folder or file of safetensors, or a state "
-        f"dict ({', '.join(STATE_DICTS)})"
-    )
+        found = _open_folder(path.resolve())
+    elif is_index(path):
+        folder = path.parent.resolve()  # a link in a cache leads to a folder of hashes
+        found = _open_safetensors(folder.name, named_files(path), folder, path)
+    elif path.suffix == ".safetensors":
+        found = _open_safetensors(path.name, [path], path.parent if (path.parent / SPLITS).exists() else None)
+    elif path.suffix in STATE_DICTS:
+        found = of_state(read_state_dict(path), path.name)
+    else:
+        raise ValueError(
+            f"{path} is not a kind of checkpoint that can be read: expected a folder or file of safetensors, or a "
+            f"state dict ({', '.join(STATE_DICTS)})"
+        )
+    found.path = Path(os.path.abspath(path)) if found.files else None
+    return found
 
 
 def of_state(state: Mapping[str, Tensor], label: str = "tensors") -> Checkpoint:
@@ -115,6 +135,8 @@ def of_state(state: Mapping[str, Tensor], label: str = "tensors") -> Checkpoint:
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file saved by torch, read with weights_only=True: one that would run code is refused."""
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
     try:
         with warnings.catch_warnings(action="ignore"):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -124,7 +146,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
                 f"{path} holds more than tensors ({blocked[1]}): loading it would run code, so it was not loaded. "
                 "Convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
             ) from None
-        why = "" if isinstance(error, pickle.UnpicklingError) else f" ({_first_line(error)})"
+        why = "" if isinstance(error, pickle.UnpicklingError) else f" ({first_line(error)})"
         raise ValueError(
             f"{path} cannot be read as a state dict: truncated, of another kind, or a pickle that would run code{why}"
         ) from None
@@ -146,24 +168,16 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+def first_line(error: Exception) -> str:
+    """Return the first line of a message, without what no terminal should see."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    return "".join(c if c.isprintable() else "?" for c in line)  # it may quote a name of the file's own choice
 
 
 def _open_folder(folder: Path) -> Checkpoint:
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        weight_map = _json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-            raise ValueError(f"{index} has no weight_map from tensors to files")
-        files = sorted(set(weight_map.values()))
-        missing = [name for name in files if not (folder / name).is_file()]
-        if missing or not files:
-            raise ValueError(f"{index} names files that are not there: {', '.join(missing[:3]) or 'it names none'}")
-        return _open_safetensors(folder.name, [folder / name for name in files], folder)
-    files = sorted(folder.glob("*.safetensors"))
+    files, index = files_of(folder)
     if files:
-        return _open_safetensors(folder.name, files, folder)
+        return _open_safetensors(folder.name, files, folder, index)
     if (folder / "pytorch_model.bin.index.json").exists():
         raise ValueError(
             f"{folder} holds a state dict in several pickled files: convert it, "
@@ -173,7 +187,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     states = [f for f in states if f.name == "pytorch_model.bin"] or states  # training arguments stand beside it
     if len(states) == 1:
         checkpoint = of_state(read_state_dict(states[0]), folder.name)
-        checkpoint.folder, checkpoint.config = folder, _json(folder / "config.json")
+        checkpoint.folder, checkpoint.config = folder, read_json(folder / "config.json")
         return checkpoint
     if states:
         raise ValueError(
@@ -182,36 +196,34 @@ def _open_folder(folder: Path) -> Checkpoint:
     raise ValueError(f"{folder} holds no *.safetensors and no state dict ({', '.join(STATE_DICTS)})")
 
 
-def _json(path: Path) -> dict:
-    if not path.exists():
-        return {}
-    try:
-        loaded = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path} holds a {type(loaded).__name__}, not an object")
-    return loaded
-
-
-def _open_safetensors(label: str, files: list[Path], folder: Path | None) -> Checkpoint:
+def _open_safetensors(label: str, files: list[Path], folder: Path | None, index: Path | None = None) -> Checkpoint:
+    check_headers(files)
     infos: dict[str, Info] = {}
     for file in files:
         with _opened(file) as handle:
             for name in handle.offset_keys():
                 if name in infos:
                     raise ValueError(
-                        f"{name} stands in {infos[name].shard} and in {file.name}: name one file of {file.parent}"
+                        f"{name!r:.160} stands in {infos[name].shard} and in {file.name}: name one file of "
+                        f"{file.parent}"
                     )
                 piece = handle.get_slice(name)
-                infos[name] = Info(tuple(piece.get_shape()), _dtype(piece.get_dtype()), file.name)
+                shape = tuple(piece.get_shape())
+                # Where one side is zero the others are anybody's guess, and no product of sizes bounds them.
+                if len(shape) > DIMENSIONS or math.prod(n for n in shape if n) >= 1 << 63:
+                    raise ValueError(f"{file}: no tensor has the shape that it gives to {name!r:.160}: {shape!s:.80}")
+                infos[name] = Info(shape, _dtype(piece.get_dtype()), file.name)
     if not infos:
         raise ValueError(f"{files[0].parent if len(files) > 1 else files[0]} holds no tensors")
-    read = _Reader({file.name: file for file in files}, infos)
+    if index is not None:
+        check_named(index, infos)
+    paths = {file.name: file for file in files}
+    read = _Reader(paths, infos)
     if folder is None:  # a single file: what stands beside it may say what it is, but is not part of it
-        config = _json(files[0].parent / "config.json")
-        return Checkpoint(label, infos, read, config=config if "model_type" in config else {})
-    return Checkpoint(label, infos, read, folder, _json(folder / "config.json"), _splits(folder / SPLITS))
+        config = read_json(files[0].parent / "config.json")
+        return Checkpoint(label, infos, read, config=config if "model_type" in config else {}, files=paths)
+    config, splits = read_json(folder / "config.json"), _splits(folder / SPLITS)
+    return Checkpoint(label, infos, read, folder, config, splits, files=paths, index=index and index.name)
 
 
 class _Reader:
@@ -227,22 +239,34 @@ class _Reader:
         self.paths, self.infos = paths, infos
         self.opened: tuple[str, ExitStack, Any] | None = None
         self.mapped = 0
+        self._one = threading.Lock()  # threads that cut matrices side by side read in turn
 
     def __call__(self, name: str) -> Tensor:
-        shard = self.infos[name].shard
-        if self.opened is None or self.opened[0] != shard:
-            self.close()
-            stack = ExitStack()
-            self.opened = (shard, stack, stack.enter_context(_opened(self.paths[shard])))
-        tensor = self.opened[2].get_tensor(name).clone()
-        self.mapped += self.infos[name].nbytes
-        if self.mapped > self.KEPT:
-            self.close()
-        return tensor
+        return self._read(name, lambda tensor: tensor)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Return rows of a tensor, all its dimensions but the last taken together; see `Checkpoint.read_rows`."""
+        return self._read(name, lambda tensor: tensor.flatten(0, -2)[start:stop])
+
+    def _read(self, name: str, wanted: Callable[[Tensor], Tensor]) -> Tensor:
+        with self._one:
+            shard = self.infos[name].shard
+            if self.opened is None or self.opened[0] != shard:
+                self.close()
+                stack = ExitStack()
+                self.opened = (shard, stack, stack.enter_context(_opened(self.paths[shard])))
+            tensor = wanted(self.opened[2].get_tensor(name)).clone()  # until here it is a view of the file
+            self.mapped += tensor.nbytes
+            if self.mapped > self.KEPT:
+                self.close()
+            return tensor
 
     def __getstate__(self) -> dict:
         """Return what a copy or a pickle takes along: all but the file that is open."""
-        return self.__dict__ | {"opened": None, "mapped": 0}
+        return self.__dict__ | {"opened": None, "mapped": 0, "_one": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state | {"_one": threading.Lock()}
 
     def close(self) -> None:
         """Close the file that is open, if one is."""
@@ -252,11 +276,13 @@ class _Reader:
 
 
 def _splits(file: Path) -> dict[str, dict]:
-    found = _json(file).get("splits", {})
+    found = read_json(file).get("splits", {})
     try:
         for spec in found.values():
             counts = [spec["cols"], *(n for part in spec["parts"] for n in (part["rows"], part["rank"] or 1))]
-            if len(counts) < 3 or spec["form"] not in FORMS or not all(type(n) is int and n > 0 for n in counts):
+            labels = [part.get("label", "") for part in spec["parts"]]
+            known = all(type(n) is int and n > 0 for n in counts) and all(isinstance(label, str) for label in labels)
+            if len(counts) < 3 or spec["form"] not in FORMS or not known:
                 raise ValueError
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{file}: its splits are not as a trim writes them") from None
@@ -269,81 +295,15 @@ def _opened(file: Path) -> Iterator:
         with safe_open(file, framework="pt") as handle:
             yield handle
     except SafetensorError as error:
-        raise ValueError(f"{file} is truncated or not a safetensors file ({_first_line(error)})") from None
+        raise ValueError(f"{file} is truncated or not a safetensors file ({first_line(error)})") from None
 
 
 def _dtype(name: str) -> torch.dtype:
     names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"}
     names |= {f"I{n}": f"int{n}" for n in (8, 16, 32, 64)} | {f"U{n}": f"uint{n}" for n in (8, 16, 32, 64)}
-    names |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+    names |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu", "C64": "complex64"}
+    names |= {"F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz"}
     return getattr(torch, names.get(name, "uint8"))
-
-
-@contextmanager
-def whole_folder(out: str | os.PathLike) -> Iterator[Path]:
-    """Yield a fresh folder beside `out` that takes its name when the block ends well, and vanishes when it does not.
-
-    So `out` is absent or whole, whatever happens in between: an error, a full disk, Ctrl-C.
-    """
-    out = Path(out).resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists already: name a folder that does not, or remove it first")
-    work = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
-    above = [folder for folder in out.parents if not folder.exists()]  # made for `out`, the innermost first
-    try:
-        work.mkdir(parents=True)
-        yield work
-        for file in work.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
-        if out.exists():
-            out.rmdir()
-        work.rename(out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        for folder in above:
-            with suppress(OSError):  # it is not empty: it holds `out`, or something of somebody else's
-                folder.rmdir()
-
-
-def write_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write one safetensors file; raises OSError when the disk does not take it."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    met: set[int] = set()
-    for name, t in tensors.items():  # a file takes no two tensors of one storage
-        place = t.untyped_storage().data_ptr()
-        tensors[name] = t.clone() if place in met else t
-        met.add(place)
-    try:
-        save_file(tensors, file, metadata={"format": "pt", **(metadata or {})})
-    except SafetensorError as error:
-        raise OSError(f"{file} could not be written: {_first_line(error)}") from None
-    mask = os.umask(0)
-    os.umask(mask)
-    file.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
-
-
-def write_whole(path: str | os.PathLike, text: str) -> None:
-    """Write a text file under its name only when all of it is on disk, so that a full disk costs no older file.
-
-    A link is followed, and what is no file (a device, a pipe) is written to as it is: nothing of that takes the place
-    of what was there.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_file():  # before links are followed: that of a pipe leads nowhere by name
-        with open(path, "w", encoding="utf8") as handle:
-            handle.write(text)
-        return
-    whole = path.resolve()
-    part = whole.with_name(f".{whole.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_text(text, encoding="utf8")
-        part.replace(whole)
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from None  # not the name of the part
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_record(path: str | os.PathLike, kind: str, schema: str) -> dict:
@@ -362,28 +322,3 @@ def read_record(path: str | os.PathLike, kind: str, schema: str) -> dict:
     if not isinstance(raw, dict) or told != schema:
         raise ValueError(f"{path} is not a {kind} of schema {schema!r} (found {told!r})")
     return raw
-
-
-def write_index(folder: Path, shards: Mapping[str, list[str]], nbytes: int) -> None:
-    """Write the index that tells in which file each tensor is, where there is more than one file."""
-    if len(shards) > 1:
-        weight_map = {name: shard for shard, names in shards.items() for name in names}
-        index = {"metadata": {"total_size": nbytes}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-
-
-def copy_companions(source: Path | None, folder: Path) -> None:
-    """Copy what stands beside the weights (config, tokenizer, modeling files), weights and indexes left out.
-
-    The folders of a sentence-transformers model are part of it, weights included: modules.json names them.
-    """
-    listed = source / "modules.json" if source else None
-    parts = json.loads(listed.read_text()) if listed and listed.is_file() else []
-    inside = {str(part.get("path", "")).partition("/")[0] for part in parts if isinstance(part, dict)} - {""}
-    for file in sorted(source.rglob("*")) if source else ():
-        place = file.relative_to(source)
-        weights = file.suffix in WEIGHTS or file.name.endswith(".index.json")
-        weights = weights and place.parts[0] not in inside
-        if file.is_file() and not weights and not any(part.startswith(".") for part in place.parts):
-            (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, folder / place)

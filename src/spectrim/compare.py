@@ -14,11 +14,12 @@ from statistics import median
 import numpy as np
 
 from . import scores
-from .checkpoint import write_whole
 from .edges import Bema, from_repr
+from .readings import Edge, Reading, figures_of
 from .spectrum import NoiseFit, Spectrum
-from .survey import Edge, Reading, Survey, figures_of, inventory
+from .survey import Survey, inventory
 from .verdict import NOISE, PANEL, Verdict, judge
+from .writing import write_whole
 
 SCHEMA = "spectrim.edges/1"
 ALPHAS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)

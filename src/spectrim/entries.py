@@ -10,9 +10,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
-from .checkpoint import read_record, write_whole
+from .checkpoint import read_record
 from .steps import kept_positions
 from .verdict import GATE
+from .writing import write_whole
 
 SCHEMA = "spectrim.plan/1"
 Basis = Literal["plain", "equalised", "moments"]

@@ -185,7 +185,8 @@ def departures(spectrum: Spectrum, fit: NoiseFit, beta: float = 0.1) -> int:
     """Returns how many singular values lie below the lower edge of the noise, exact zeros not counted.
 
     On noise the answer is not zero with probability beta. Zero as well where the fit has no noise level, where the
-    spectrum is incomplete, and where more than half of the values are spikes, so that sigma is only a bound.
+    spectrum is incomplete or its smallest values were not measured, and where more than half of the values are spikes,
+    so that sigma is only a bound.
 
     Args:
         spectrum: what was measured.
@@ -202,7 +203,7 @@ def departures(spectrum: Spectrum, fit: NoiseFit, beta: float = 0.1) -> int:
     References:
         M. Staats, M. Thamm and B. Rosenow, arXiv 2410.17770, on what small singular values of trained layers hold.
     """
-    if fit.sigma is None or not spectrum.complete or fit.spikes > spectrum.p // 2:
+    if fit.sigma is None or not spectrum.complete or fit.spikes > spectrum.p // 2 or spectrum.measured is not None:
         return 0
     low = lower_edge(spectrum, fit.sigma, beta, fit.spikes)
     return int(np.count_nonzero((spectrum.s < low) & (spectrum.s > ZERO * spectrum.s[0])))

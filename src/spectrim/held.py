@@ -36,6 +36,8 @@ class Piece(NamedTuple):
 
     def of(self, tensor: Tensor) -> Tensor:
         """Return the matrix, rows x cols: a view if the tensor is contiguous."""
+        if tensor.ndim == 3:  # stacked experts, or what is read as no matrix
+            return tensor.flatten(0, 1)[self.start : self.stop]
         return (tensor.T if self.transposed else tensor.flatten(1))[self.start : self.stop]
 
 
@@ -94,7 +96,8 @@ def pieces(model: nn.Module) -> dict[str, tuple[Piece, ...]]:
     for name, p in live(model).items():
         if p.ndim > 1 and name not in named:
             stem = name.removesuffix(".weight")
-            named[name] = [Piece(stem if stem in skipped else name, 0, len(p))]
+            rows = len(p.flatten(0, 1)) if p.ndim == 3 else len(p)
+            named[name] = [Piece(stem if stem in skipped else name, 0, rows)]
     return {name: tuple(parts) for name, parts in named.items()}
 
 

@@ -1,7 +1,7 @@
-"""The only caller of decompositions: singular values, factors, and the steps between them.
+"""Singular values, factors, and the steps between them; the drivers behind them stand in `drivers`.
 
-Dtype, device, tolerance and driver are decided here. Weights of any float type come in, numpy or torch; decompositions
-run in float64; a Gram matrix is built from blocks of columns, so no float64 copy of W is ever made.
+Weights of any float type come in, numpy or torch; decompositions run in float64; a Gram matrix is built from blocks of
+columns, so no float64 copy of W is ever made.
 """
 
 from __future__ import annotations
@@ -12,23 +12,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import eigh
-from scipy.linalg import svd as dense_svd
 from threadpoolctl import threadpool_limits
+
+from .drivers import accelerated, eigenvalues, eigenvectors, gesvd, small, thin_svd
 
 Matrix: TypeAlias = "torch.Tensor | NDArray[np.floating]"
 T, R = TypeVar("T"), TypeVar("R")
 
 BLOCK = 1 << 20  # entries of a float64 block, 8 MiB: long enough for the matrix product, small beside W
 STRIPES = 4  # of the Gram matrix; only blocks on and under the diagonal are formed, 5/8 of the work
-# Under this many rows numpy's OpenBLAS decomposes, from there on torch's MKL: measured on an AMD EPYC, numpy takes .7
-# of torch's time at p = 768 for the eigenvalues and half of it for the product, and 1.3 of it at p = 4096.
-TORCH_FROM = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +108,7 @@ def singular_values(W: Matrix, notes: list[str] | None = None) -> NDArray[np.flo
     _check_finite(W)
     if min(W.shape) == 0:
         return np.zeros(0)
-    return values_of(gram_of(W, None, None), W, None, None, notes)
+    return roots(eigenvalues(gram_of(W, None, None), notes, directly(W, None, None)))
 
 
 def svd(W: Matrix, notes: list[str] | None = None) -> Factors:
@@ -131,16 +128,7 @@ def svd(W: Matrix, notes: list[str] | None = None) -> Factors:
     """
     W = as_tensor(W)
     _check_finite(W)
-    full = W.to(torch.float64)
-    attempts: list[tuple[str, Callable[[], tuple[torch.Tensor, ...]]]] = [
-        ("svd", lambda: torch.linalg.svd(full, full_matrices=False)),
-    ]
-    if full.is_cuda:
-        attempts.append(("svd (gesvd)", lambda: torch.linalg.svd(full, full_matrices=False, driver="gesvd")))
-        attempts.append(("svd on the CPU", lambda: torch.linalg.svd(full.cpu(), full_matrices=False)))
-    attempts.append(("LAPACK gesvd", lambda: _gesvd(full)))
-    U, s, Vh = (part.to(full.device) for part in _first(attempts, notes))
-    return Factors(U, s, Vh)
+    return Factors(*thin_svd(W.to(torch.float64), notes))
 
 
 def leading(W: Matrix, k: int, notes: list[str] | None = None) -> Factors:
@@ -170,7 +158,7 @@ def leading(W: Matrix, k: int, notes: list[str] | None = None) -> Factors:
         raise ValueError(f"a {W.shape[0]} x {W.shape[1]} matrix has 1 to {min(W.shape)} values to give, not {k}")
     turned = W.shape[0] > W.shape[1]
     short = W.T if turned else W
-    U = top_vectors(gram_of(W, None, None), k, notes).flip(1)
+    U = eigenvectors(gram_of(W, None, None), k, notes).flip(1)
     rest = U.T @ short.to(torch.float64)
     s = rest.norm(dim=1)
     order = torch.argsort(s, descending=True, stable=True)
@@ -264,6 +252,11 @@ def _check_finite(W: torch.Tensor) -> None:
         raise ValueError(f"{bad} of {W.numel()} entries are not finite")
 
 
+def block_on(W: torch.Tensor) -> int:
+    """Returns how many entries a block of W may have where it lies: a GPU wants long products, and has the memory."""
+    return 32 * BLOCK if accelerated(W) else BLOCK
+
+
 def column_blocks(p: int, n: int, entries: int = BLOCK) -> list[slice]:
     """Returns slices over n columns, of about `entries` entries each at p rows."""
     width = max(1, entries // p)
@@ -276,9 +269,9 @@ def gram_of(W: torch.Tensor, r: torch.Tensor | None, c: torch.Tensor | None) -> 
         W, r, c = W.T, c, r
     p, n = W.shape
     gram = torch.zeros(p, p, dtype=torch.float64, device=W.device)
-    by_numpy = _small(gram)
+    by_numpy = small(gram)
     cuts = [0, p] if p < 256 else [p * i // STRIPES for i in range(STRIPES + 1)]
-    for part in column_blocks(p, n, max(BLOCK, 4 * p * p) if by_numpy else BLOCK):
+    for part in column_blocks(p, n, max(BLOCK, 4 * p * p) if by_numpy else block_on(W)):
         block = W[:, part].to(torch.float64)
         if c is not None:
             block = block * c[part]
@@ -293,21 +286,20 @@ def gram_of(W: torch.Tensor, r: torch.Tensor | None, c: torch.Tensor | None) -> 
     return gram
 
 
-def _small(gram: torch.Tensor) -> bool:
-    return gram.device.type == "cpu" and gram.shape[0] < TORCH_FROM
+def directly(W: torch.Tensor, r: torch.Tensor | None, c: torch.Tensor | None) -> Callable[[], torch.Tensor]:
+    """Returns what finds the eigenvalues of `gram_of` with the same arguments, ascending, without a Gram matrix."""
+
+    def squares() -> torch.Tensor:
+        X = W.to(torch.float64)
+        X = X if r is None else X * r[:, None]
+        return gesvd(X if c is None else X * c)[1].flip(0).square()
+
+    return squares
 
 
-def values_of(
-    gram: torch.Tensor, W: torch.Tensor, r: torch.Tensor | None, c: torch.Tensor | None, notes: list[str] | None
-) -> NDArray[np.float64]:
-    """Returns the singular values behind a Gram matrix, descending; if that fails, those of diag(r) W diag(c)."""
-    attempts = [("torch's eigvalsh", lambda: torch.linalg.eigvalsh(gram))]
-    if _small(gram):
-        attempts.insert(0, ("numpy's eigvalsh", lambda: torch.from_numpy(np.linalg.eigvalsh(gram.numpy()))))
-    if gram.is_cuda:
-        attempts.append(("eigvalsh on the CPU", lambda: torch.linalg.eigvalsh(gram.cpu())))
-    attempts.append(("LAPACK gesvd", lambda: _gesvd(_scaled(W, r, c))[1].flip(0).square()))
-    return _first(attempts, notes).flip(0).clamp_min(0).sqrt().cpu().numpy()
+def roots(squares: torch.Tensor) -> NDArray[np.float64]:
+    """Returns the singular values behind the ascending eigenvalues of a Gram matrix, descending."""
+    return squares.flip(0).clamp_min(0).sqrt().numpy()
 
 
 @contextmanager
@@ -343,59 +335,3 @@ def shared_out(items: Iterable[T], begin: Callable[[T], Callable[[], R]], worker
                 yield first, done.result()
         for item, done in waiting:
             yield item, done.result()
-
-
-def top_vectors(gram: torch.Tensor, k: int, notes: list[str] | None) -> torch.Tensor:
-    """Returns the vectors of the k largest eigenvalues, p x k; `gram`, of which the lower triangle counts, is spent."""
-    p = gram.shape[0]
-
-    def subset(driver: str, last: bool) -> torch.Tensor:
-        # The transpose is in LAPACK's order, so nothing is copied; its upper triangle is our lower one.
-        found = eigh(
-            gram.cpu().numpy().T,
-            lower=False,
-            subset_by_index=[p - k, p - 1],
-            driver=driver,
-            overwrite_a=last,
-            check_finite=False,
-        )
-        return torch.from_numpy(found[1]).to(gram.device)
-
-    if k > p // 4:  # many: divide and conquer finds all of them in less time than it takes to pick so many out
-        everything = [("eigh (numpy)", lambda: torch.from_numpy(np.linalg.eigh(gram.cpu().numpy())[1]).to(gram.device))]
-        if gram.is_cuda:
-            everything.insert(0, ("eigh", lambda: torch.linalg.eigh(gram)[1]))
-        everything.append(("LAPACK gesvd", lambda: _gesvd(gram.tril() + gram.tril(-1).T)[0].flip(1).to(gram.device)))
-        return _first(everything, notes)[:, p - k :]
-    spare = p <= 2048  # a second try needs the matrix; above, a copy of it would be the peak of the memory
-    attempts = [("eigh (evr)", lambda: subset("evr", not spare))]
-    if spare:
-        attempts.append(("eigh (evx)", lambda: subset("evx", True)))
-    if gram.is_cuda:
-        attempts.insert(0, ("eigh", lambda: torch.linalg.eigh(gram)[1][:, p - k :]))
-    return _first(attempts, notes)
-
-
-def _scaled(W: torch.Tensor, r: torch.Tensor | None, c: torch.Tensor | None) -> torch.Tensor:
-    X = W.to(torch.float64)
-    X = X if r is None else X * r[:, None]
-    return X if c is None else X * c
-
-
-def _gesvd(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    # QR iteration: slower than divide and conquer, and without its rare failures to converge.
-    U, s, Vh = dense_svd(X.cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
-    return torch.from_numpy(U), torch.from_numpy(s), torch.from_numpy(Vh)
-
-
-def _first(attempts: list[tuple[str, Callable[[], Any]]], notes: list[str] | None) -> Any:
-    """The first result that comes without LinAlgError; each failure is a line in `notes`."""
-    for (name, attempt), (following, _) in pairwise([*attempts, ("", None)]):
-        try:
-            return attempt()
-        except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
-            if not following:
-                raise
-            if notes is not None:
-                notes.append(f"{name} failed ({str(error).splitlines()[0][:120]}); used {following} instead")
-    raise AssertionError("there is always one attempt")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import factored
+from .experts import expert_parts, is_stacked
 from .sites import (
     Inventory,
     Layer,
@@ -151,6 +152,8 @@ def _layers(model: nn.Module, path: str, module: nn.Module, fused: str, config: 
         return _pairs(module, path, layer)
     if isinstance(module, nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase):
         return _parameters(module, path, fused, layer)
+    if stacked := _stacked(module, path, fused, config, layer):
+        return stacked
     weight = module._parameters.get("weight")
     if weight is None or _is_embedding(module):
         return []
@@ -244,6 +247,22 @@ def _parameters(module: nn.Module, path: str, fused: str, layer) -> Found:
     return found
 
 
+def _stacked(module: nn.Module, path: str, fused: str, config: Mapping, layer) -> Found:
+    """The weights of a mixture of experts that are kept as one parameter, E x a x b."""
+    found = []
+    own = {f"{path}.{name}".lstrip("."): p for name, p in module._parameters.items() if p is not None}
+    for full, p in own.items():
+        if not is_stacked(full, p.shape):
+            continue
+        try:
+            parts, note = expert_parts(full, lambda name: getattr(own.get(name), "shape", None), config, fused)
+        except ValueError:
+            continue
+        more = {"name": full, "splittable": False, "note": note}
+        found.append(layer("experts", "parameter", parts, p.shape[2], [p], **more))
+    return found
+
+
 def _heads_near(model: nn.Module, path: str) -> dict[str, int]:
     """The head count of the attention module that holds this projection, from its own attributes."""
     holder = model.get_submodule(path.rpartition(".")[0])
@@ -260,7 +279,8 @@ def _tensor(model: nn.Module, owner: str, key: str) -> Tensor:
 
 
 def _load(model: nn.Module, owner: str, key: str) -> Tensor:
-    return _tensor(model, owner, key).detach()
+    tensor = _tensor(model, owner, key).detach()
+    return tensor.flatten(0, -2) if tensor.ndim == 3 else tensor  # stacked experts: E x a x b as (E a) x b
 
 
 def _store(model: nn.Module, name: str, owner: str, tensors: dict[str, Tensor], spec: dict | None) -> None:
@@ -272,7 +292,7 @@ def _store(model: nn.Module, name: str, owner: str, tensors: dict[str, Tensor], 
         for key, value in tensors.items():
             place = _tensor(model, owner, key)
             if value.data_ptr() != place.data_ptr():  # what stays where it is was handed on from there
-                place.copy_(value)
+                place.copy_(value.reshape(place.shape))
 
 
 def prunable(

@@ -15,9 +15,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .checkpoint import write_tensors
 from .moment import OPTIONAL, Moment, equalised, identity
 from .sites import listed
+from .writing import write_tensors
 
 __all__ = ["Filed", "Moment", "Moments", "Place", "equalised", "identity"]
 

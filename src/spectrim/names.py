@@ -7,12 +7,16 @@ import re
 from collections import Counter
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
+from . import fp8
 from .checkpoint import Checkpoint, Info
+from .experts import expert_parts, is_bias, is_stacked
 from .sites import (
     FUSED_NAMES,
     GATES,
+    READ_ONLY,
     Inventory,
     Layer,
     Part,
@@ -31,6 +35,7 @@ NOT_EMBEDDING = re.compile(r"proj|linear|dense", re.IGNORECASE)
 CONV1D = re.compile(r"(^|\.)(c_attn|c_proj|c_fc|q_attn)$")  # names under which GPT-2 and its kin keep inputs x outputs
 PAIR = re.compile(r"^(.*)\.0\.weight$")
 OWN = re.compile(r"(\d+\.){0,2}(weight|bias)")  # what a layer stores under its name, whole or in parts
+HEADS = ("num_attention_heads", "n_head", "num_heads", "num_key_value_heads", "head_dim")
 
 
 def of_checkpoint(checkpoint: Checkpoint, fused: str = "split") -> Inventory:
@@ -72,6 +77,9 @@ def layers_by_name(checkpoint: Checkpoint, fused: str = "split") -> tuple[list[L
         if isinstance(found, Skipped):
             skipped.append(found)
             continue
+        if found.kind == READ_ONLY:
+            layers[name] = found
+            continue
         if name in aliases:
             if isinstance(_classify(checkpoint, aliases[name], info, fused, transposed), Skipped):
                 skipped.append(Skipped(name, "tied", info.shape, f"the same tensor as {aliases[name]}, an embedding"))
@@ -91,7 +99,12 @@ def layers_by_name(checkpoint: Checkpoint, fused: str = "split") -> tuple[list[L
 
 
 def leading_tensor(checkpoint: Checkpoint, layer: Layer) -> str:
-    """Return the stored name of the first tensor of a layer: the trimmed layer is written to that tensor's file."""
+    """Return the stored name of the first tensor of a layer: the trimmed layer is written to that tensor's file.
+
+    ValueError where a layer is read only.
+    """
+    if layer.kind == READ_ONLY:
+        raise ValueError(f"{layer.name} cannot be cut: {layer.note}")
     return _stored(checkpoint, layer, layer.key(0, 0 if layer.parts[0].rank is not None else None))
 
 
@@ -114,11 +127,17 @@ def _classify(
 ) -> Layer | Skipped:
     infos, shape, last = checkpoint.infos, info.shape, name.rpartition(".")[2]
     path = name.removesuffix("weight").rstrip(".") if last == "weight" else name
+    if (weight := fp8.scaled_by(checkpoint, name)) is not None:
+        return Skipped(name, "scale", shape, f"the scales of {weight}")
+    if info.dtype in fp8.DTYPES:
+        return _of_fp8(checkpoint, name, info, fused, transposed)
     if not info.dtype.is_floating_point or info.dtype.itemsize < 2:
         why = f"{str(info.dtype).removeprefix('torch.')} is not read: convert it to a float of 16 bits or more"
         return Skipped(name, "other", shape, why)
     if len(shape) < 2:
         return skipped_vector(name, shape)
+    if 0 in shape:
+        return Skipped(name, "other", shape, "it has no entries")
     if len(shape) == 4:
         if shape[1] == 1 and shape[0] > 1:
             why = (
@@ -131,12 +150,22 @@ def _classify(
         note = "the groups of a convolution do not stand in a file: taken as one"
         more = {"bias": bias is not None, "kernel": shape[1:], "note": note}
         return _layer(checkpoint, path, "conv2d", "conv2d", (Part("", shape[0]),), math.prod(shape[1:]), **more)
+    if is_stacked(name, shape):
+        try:
+            parts, note = expert_parts(
+                name, lambda key: getattr(infos.get(key), "shape", None), checkpoint.config, fused
+            )
+        except ValueError as error:
+            return Skipped(name, "other", shape, str(error))
+        return _layer(checkpoint, name, "experts", "parameter", parts, shape[2], splittable=False, note=note)
+    if is_bias(name, shape):
+        return Skipped(name, "bias", shape, "the biases of experts, a row each")
     if len(shape) != 2:
         return Skipped(name, "other", shape, f"{len(shape)} dimensions: not the weight of a linear layer or a Conv2d")
     rows, cols = shape
     if RECURRENT.search(last):
         hidden = infos.get(name.replace("weight_ih", "weight_hh").replace("weight_hr", "weight_hh"))
-        kind, parts = gate_parts(rows, hidden.shape[1] if hidden else cols, fused)
+        kind, parts = gate_parts(rows, hidden.shape[1] if hidden and len(hidden.shape) == 2 else cols, fused)
         if "weight_hr" in last:
             kind, parts = "lstm", (Part("", rows),)
         elif name.replace("weight_hh", "weight_hr").replace("weight_ih", "weight_hr") in infos:
@@ -144,7 +173,7 @@ def _classify(
             parts = tuple(Part(part.label, rows // len(parts)) for part in parts)
         return _layer(checkpoint, name, kind, "parameter", parts, cols)
     if last in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
-        parts, note = row_parts(last, rows, cols, fused, checkpoint.config)
+        parts, note = row_parts(last, rows, cols, fused, _heads(checkpoint))
         return _layer(checkpoint, name, "attention", "parameter", parts, cols, note=note)
     if EMBEDDING.search(path.rpartition(".")[2]) and not NOT_EMBEDDING.search(path.rpartition(".")[2]):
         return skipped_embedding(name, shape)
@@ -160,9 +189,30 @@ def _classify(
         )
     if turned:
         rows, cols = cols, rows
-    parts, doubt = row_parts(path, rows, cols, fused, checkpoint.config)
+    parts, doubt = row_parts(path, rows, cols, fused, _heads(checkpoint))
     more = {"bias": f"{path}.bias".lstrip(".") in infos, "transposed": turned, "note": note or doubt}
     return _layer(checkpoint, path, "conv1d" if turned else "linear", "linear", parts, cols, **more)
+
+
+def _of_fp8(checkpoint: Checkpoint, name: str, info: Info, fused: str, transposed: dict[str, bool]) -> Layer | Skipped:
+    """What the tensor would be if it were kept in floats that can be written too."""
+    found = _classify(checkpoint, name, replace(info, dtype=torch.float32), fused, transposed)
+    if isinstance(found, Skipped) or len(info.shape) > 3:
+        return found if isinstance(found, Skipped) else Skipped(name, "other", info.shape, "fp8 of 4 dimensions")
+    try:
+        fp8.check(checkpoint, name)
+    except ValueError as error:
+        return Skipped(name, "other", info.shape, f"fp8: {error}")
+    scaled = "" if fp8.scale_of(checkpoint, name) else " and has no scales beside it"
+    note = f"kept as fp8{scaled}: read only, convert it to a float of 16 bits or more to cut it"
+    return replace(found, kind=READ_ONLY, splittable=False, note="; ".join(filter(None, [note, found.note])))
+
+
+def _heads(checkpoint: Checkpoint) -> dict[str, int | bool]:
+    """What config.json says of heads, as far as it can be: a file may say anything."""
+    counts = {key: checkpoint.config.get(key) for key in HEADS}
+    known: dict[str, int | bool] = {key: n for key, n in counts.items() if type(n) is int and n > 0}
+    return known | {"multi_query": checkpoint.config.get("multi_query") is True}
 
 
 def _conv1d_evidence(checkpoint: Checkpoint) -> dict[str, bool | None]:
@@ -198,8 +248,10 @@ def _foreign_pair(checkpoint: Checkpoint, name: str) -> str:
     inner, outer = infos[name].shape, infos[f"{match[1]}.1.weight"].shape
     alone = not any(f"{match[1]}.{i}.weight" in infos for i in range(2, 4))  # not the head of a longer stack
     plain = len(outer) == len(inner) and all(size == 1 for size in outer[2:])
-    narrow = inner[0] == outer[1] < min(math.prod(inner[1:]), outer[0])
-    return match[1] if alone and plain and narrow else ""
+    kept = {infos[key].dtype for key in (name, f"{match[1]}.1.weight")}
+    if not (alone and plain and len(kept) == 1 and kept.isdisjoint(fp8.DTYPES)):
+        return ""
+    return match[1] if inner[0] == outer[1] < min(math.prod(inner[1:]), outer[0]) else ""
 
 
 def _pair_layer(checkpoint: Checkpoint, path: str) -> Layer:
@@ -219,7 +271,9 @@ def _split_before(checkpoint: Checkpoint, name: str, spec: dict) -> Layer | None
         kind = "attention" if "proj" in name else GATES.get(len(parts), ("rnn", ""))[0]
     layer = _layer(checkpoint, name, kind, spec["form"], parts, spec["cols"])
     if any(_stored(checkpoint, layer, layer.key(i, half)) not in checkpoint.infos for i, half in _keys(layer)):
-        raise ValueError(f"{checkpoint.label}: spectrim.json says that {name} was split, but its halves are not there")
+        raise ValueError(
+            f"{checkpoint.label}: spectrim.json says that {name!r:.160} was split, but its halves are not there"
+        )
     last = len(parts) - 1
     bias_key = (f"{last}." if last else "") + ("bias" if parts[last].rank is None else "1.bias")
     bias = spec["form"] != "parameter" and f"{name}.{bias_key}" in checkpoint.infos
@@ -227,6 +281,15 @@ def _split_before(checkpoint: Checkpoint, name: str, spec: dict) -> Layer | None
     if spec["form"] == "conv2d":
         first = layer.key(0, None if parts[0].rank is None else 0)
         kernel = checkpoint.infos[_stored(checkpoint, layer, first)].shape[1:]
+    for i, half in _keys(layer):
+        info, part = checkpoint.infos[_stored(checkpoint, layer, layer.key(i, half))], parts[i]
+        rows = part.rank if half == 0 else part.rows
+        cols = part.rank if half == 1 else spec["cols"]
+        if info.shape[:1] != (rows,) or math.prod(info.shape[1:]) != cols or not info.dtype.is_floating_point:
+            raise ValueError(
+                f"{checkpoint.label}: spectrim.json says that {name!r:.160} was split, but what stands there is not "
+                "its parts"
+            )
     return replace(layer, bias=bias, kernel=kernel)
 
 
@@ -240,6 +303,7 @@ def _layer(checkpoint: Checkpoint, name: str, kind: str, form: str, parts, cols:
     return replace(
         layer,
         load=lambda key: _load(checkpoint, layer, key),
+        load_rows=lambda key, start, stop: _load(checkpoint, layer, key, start, stop),
         store=lambda tensors, spec: _store(checkpoint, layer, tensors, spec),
     )
 
@@ -250,10 +314,17 @@ def _stored(checkpoint: Checkpoint, layer: Layer, key: str) -> str:
     return layer.name if key == "weight" and full not in checkpoint.infos else full
 
 
-def _load(checkpoint: Checkpoint, layer: Layer, key: str) -> Tensor:
+def _load(checkpoint: Checkpoint, layer: Layer, key: str, start: int = 0, stop: int | None = None) -> Tensor:
+    """Rows of a tensor, or all of it; that of stacked experts, E x a x b, as (E a) x b."""
     name = _stored(checkpoint, layer, key)
-    edited = checkpoint.edits.get(name)
-    return edited[name] if edited and name in edited else checkpoint.read(name)
+    info = checkpoint.infos.get(name)
+    if info is not None and info.dtype in fp8.DTYPES:
+        return fp8.dequantised(checkpoint, name, start, math.prod(info.shape[:-1]) if stop is None else stop)
+    edited = (checkpoint.edits.get(name) or {}).get(name)
+    if edited is None and stop is not None:
+        return checkpoint.read_rows(name, start, stop)
+    tensor = checkpoint.read(name) if edited is None else edited
+    return (tensor.flatten(0, -2) if tensor.ndim == 3 else tensor)[start:stop]
 
 
 def _store(checkpoint: Checkpoint, layer: Layer, tensors: dict[str, Tensor], spec: dict | None) -> None:
@@ -263,7 +334,8 @@ def _store(checkpoint: Checkpoint, layer: Layer, tensors: dict[str, Tensor], spe
     if spec is None:
         for key, value in full.items():
             key = name if key not in checkpoint.infos else key
-            checkpoint.edits[key] = {key: value.to(checkpoint.infos[key].dtype)}
+            info = checkpoint.infos[key]
+            checkpoint.edits[key] = {key: value.to(info.dtype).reshape(info.shape)}
         return
     for key in stored_tensors(checkpoint, name, layer.form):
         checkpoint.edits[key] = {}

@@ -14,10 +14,10 @@ from .edges import Bema
 from .linalg import Factors, leading
 from .metrics import bulk_share
 from .reading import read_spectrum
+from .readings import Edge
 from .sites import FUSED
 from .spectrum import Spectrum
 from .steps import smallest_to_zero, sparsify_bulk_vectors, sparsify_vectors
-from .survey import Edge
 
 STEPS = ("reading", "vectors", "pruning", "decay")
 

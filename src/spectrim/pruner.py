@@ -21,11 +21,12 @@ from .edges import Bema
 from .handover import Handover, Optimizers, as_tuple, check_trained, parameters_of
 from .linalg import one_thread
 from .modules import of_module, prunable
+from .readings import Edge, Reading
 from .rule import Cut, Left, Rule
 from .schedules import Schedule, value
 from .sites import Layer, Site, check_only, listed
 from .spectrum import SMALLEST
-from .survey import Edge, Progress, Reading
+from .survey import Progress
 from .trim import Change, save
 from .verdict import GATE
 

@@ -6,16 +6,23 @@ spikes leave over, and what evening does to the law of noise, stands in docs/equ
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .linalg import BLOCK, Matrix, as_tensor, column_blocks, gram_of, top_vectors, values_of, without_zero_lines
+from . import lanczos
+from .drivers import eigenvalues, eigenvalues_of_many, eigenvectors, with_room
+from .linalg import Matrix, as_tensor, block_on, column_blocks, directly, gram_of, roots, without_zero_lines
 from .spectrum import NoiseFit, Spectrum
 
+Edge: TypeAlias = Callable[[Spectrum], NoiseFit]
+# Steps to a spectrum: they yield Gram matrices, each with what does without it, and are sent the eigenvalues.
+Asked: TypeAlias = tuple[torch.Tensor, Callable[[], torch.Tensor]]
+Steps: TypeAlias = Generator[Asked, torch.Tensor, Any]
 SWEEPS = 100  # of the equalisation; about five are needed, and more than a hundred only with many structural zeros
 ROUNDS = 3  # of taking spikes out and evening the rest; one does nearly all of the work, and the count then stands
 PATIENCE = 10  # sweeps without progress before an equalisation is given up
@@ -58,7 +65,7 @@ class Equalised:
         return r[:, None] * W.to(torch.float64) * c
 
 
-def equalize(W: Matrix, tol: float = 1e-3, edge: Callable[[Spectrum], NoiseFit] | None = None) -> Equalised:
+def equalize(W: Matrix, tol: float = 1e-3, edge: Edge | None = None) -> Equalised:
     """Returns the scales that even out the row and column mean squares of W and keep its Frobenius norm.
 
     Sinkhorn's iteration on the squared entries. With an edge estimator, the mean squares of the noise are made even
@@ -82,13 +89,23 @@ def equalize(W: Matrix, tol: float = 1e-3, edge: Callable[[Spectrum], NoiseFit] 
     return _Scaling(as_tensor(W), tol).record()
 
 
-def read_spectrum(W: Matrix, equalize: bool = False, notes: list[str] | None = None) -> Spectrum:
+def read_spectrum(
+    W: Matrix,
+    equalize: bool = False,
+    notes: list[str] | None = None,
+    *,
+    approximate: bool = False,
+    edge: Edge | None = None,
+) -> Spectrum:
     """Returns the spectrum of W without its zero rows and columns, plain or after biwhitening.
 
     Args:
         W: rows x cols, any float type, numpy or torch.
         equalize: whether to even out the row and column mean squares first.
-        notes: a list that takes a line for every fallback to another driver or device.
+        notes: a list that takes a line for every fallback to another driver or device, and for every approximation.
+        approximate: whether a matrix of at least `lanczos.FROM` rows and columns may be read from products with it:
+            its spikes one by one, its bulk as a density (see `lanczos`). Smaller ones are read exactly.
+        edge: the estimator whose spikes an approximation has to find; `Bema()` unless told otherwise.
 
     Example:
         >>> read_spectrum(np.eye(12)[:, :11])
@@ -97,17 +114,22 @@ def read_spectrum(W: Matrix, equalize: bool = False, notes: list[str] | None = N
     References:
         The unit rule of `spectrum`.
     """
+
+    def work(W: torch.Tensor) -> Spectrum:
+        return _alone(_plain(W, edge, notes, approximate), notes)
+
     if equalize:
-        return read_equalised(W, notes=notes)[0]
-    kept = without_zero_lines(as_tensor(W))[0]
-    return Spectrum(values_of(gram_of(kept, None, None), kept, None, None, notes), *kept.shape)
+        return read_equalised(W, notes=notes, approximate=approximate)[0]
+    return with_room(work, as_tensor(W), notes)
 
 
 def read_equalised(
     W: Matrix,
-    edge: Callable[[Spectrum], NoiseFit] | None = None,
+    edge: Edge | None = None,
     tol: float = 1e-3,
     notes: list[str] | None = None,
+    *,
+    approximate: bool = False,
 ) -> tuple[Spectrum, Equalised]:
     """Returns the equalised spectrum of W and the scales behind it.
 
@@ -121,7 +143,8 @@ def read_equalised(
         W: rows x cols, any float type, numpy or torch.
         edge: estimator that finds the spikes, or None for plain biwhitening.
         tol: largest relative departure of a row or column mean square that is left, > 0.
-        notes: a list that takes a line for every fallback to another driver or device.
+        notes: a list that takes a line for every fallback to another driver or device, and for every approximation.
+        approximate: whether a huge matrix may be read from products with it; see `read_spectrum`.
 
     Example:
         >>> spectrum, even = read_equalised(np.eye(12))
@@ -131,19 +154,107 @@ def read_equalised(
     References:
         B. Landa and Y. Kluger, arXiv 2103.13840, Algorithm 1, for the first reading; docs/equalisation.md for the rest.
     """
-    scaling = _Scaling(as_tensor(W), tol)
-    spectrum = scaling.read(notes)
+
+    def work(W: torch.Tensor) -> tuple[Spectrum, Equalised]:
+        return _alone(_even(W, edge, tol, notes, approximate), notes)
+
+    return with_room(work, as_tensor(W), notes)
+
+
+def read_many(
+    Ws: Sequence[Matrix],
+    edge: Edge | None = None,
+    equalize: bool = True,
+    tol: float = 1e-3,
+    notes: Sequence[list[str] | None] | None = None,
+) -> list[tuple[Spectrum, Equalised | None] | Exception]:
+    """Returns what `read_equalised`, or `read_spectrum` and None, returns for each matrix, or why it has no spectrum.
+
+    On a GPU the Gram matrices of one size are decomposed in one call, round by round, which is what makes small ones
+    fast there; on the CPU this is a loop.
+
+    Args:
+        Ws: matrices, any float type, numpy or torch; all of them and their Gram matrices are in memory at once.
+        edge: estimator that finds the spikes, or None for plain biwhitening.
+        equalize: False for the plain spectra.
+        tol: largest relative departure of a row or column mean square that is left, > 0.
+        notes: one list a matrix, which takes a line for every fallback to another driver or device.
+
+    Example:
+        >>> [found] = read_many([np.eye(12)])
+        >>> found[0].equalised
+        True
+
+    References:
+        As `read_equalised`.
+    """
+    lines = [None] * len(Ws) if notes is None else list(notes)
+    running: dict[int, Steps] = {}
+    answers: dict[int, torch.Tensor | None] = {}
+    done: dict[int, tuple[Spectrum, Equalised | None] | Exception] = {}
+    for i, W in enumerate(Ws):
+        running[i] = _even(W, edge, tol, lines[i]) if equalize else _plain(W, edge, lines[i])
+        answers[i] = None
+    while running:
+        asked: dict[tuple, list[tuple[int, Asked]]] = {}
+        for i, steps in list(running.items()):
+            try:
+                wanted = steps.send(answers.pop(i))
+                asked.setdefault((wanted[0].shape, wanted[0].device), []).append((i, wanted))
+                continue
+            except StopIteration as end:
+                done[i] = end.value if equalize else (end.value, None)
+            except (ValueError, RuntimeError) as error:
+                done[i] = error
+            del running[i]
+        for group in asked.values():
+            places, wanted = zip(*group, strict=True)
+            grams, others = zip(*wanted, strict=True)
+            for i, found in zip(places, eigenvalues_of_many(grams, [lines[i] for i in places], others), strict=True):
+                if isinstance(found, Exception):
+                    done[i] = found
+                    del running[i]
+                else:
+                    answers[i] = found
+    return [done[i] for i in range(len(Ws))]
+
+
+def _alone(steps: Steps, notes: list[str] | None) -> Any:
+    """What the steps return in the end, their Gram matrices decomposed one by one."""
+    values = None
+    while True:
+        try:
+            gram, rescue = steps.send(values)
+        except StopIteration as end:
+            return end.value
+        values = eigenvalues(gram, notes, rescue)
+
+
+def _plain(W: Matrix, edge: Edge | None, notes: list[str] | None, approximate: bool = False) -> Steps:
+    """Steps to a plain spectrum."""
+    kept = without_zero_lines(as_tensor(W))[0]
+    found = _approximated(kept, edge, None, None, 2.0, notes) if approximate else None
+    if found is not None:
+        return found.spectrum
+    values = yield gram_of(kept, None, None), directly(kept, None, None)
+    return Spectrum(roots(values), *kept.shape)
+
+
+def _even(W: Matrix, edge: Edge | None, tol: float, notes: list[str] | None, approximate: bool = False) -> Steps:
+    """Steps to an equalised spectrum and its scales."""
+    scaling = _Scaling(as_tensor(W), tol, edge, approximate)
+    spectrum = yield from scaling.read(notes)
     spikes = _count(edge, spectrum)
     while spikes and scaling.rounds < ROUNDS and scaling.uneven <= 2 * tol:
         scaling.even_out_rest(spikes, notes)
-        spectrum = scaling.read(notes)
+        spectrum = yield from scaling.read(notes)
         spikes, before = _count(edge, spectrum), spikes
         if spikes == before:
             break
     return spectrum, scaling.record()
 
 
-def _count(edge: Callable[[Spectrum], NoiseFit] | None, spectrum: Spectrum) -> int:
+def _count(edge: Edge | None, spectrum: Spectrum) -> int:
     """The spikes to take out: none where the estimator refuses, or where no majority of noise is left to even out."""
     if edge is None:
         return 0
@@ -154,13 +265,39 @@ def _count(edge: Callable[[Spectrum], NoiseFit] | None, spectrum: Spectrum) -> i
     return spikes if spikes <= spectrum.p // 2 else 0
 
 
+def _approximated(
+    W: torch.Tensor,
+    edge: Edge | None,
+    r: torch.Tensor | None,
+    c: torch.Tensor | None,
+    spread: float,
+    notes: list[str] | None,
+) -> lanczos.Approximation | None:
+    """The approximation, with what it is worth in the notes; None, and why, where the exact spectrum is the way."""
+    lines: list[str] = []
+    found = None
+    if min(W.shape) < lanczos.FROM:
+        lines.append(f"read exactly: under {lanczos.FROM} rows an approximation saves no time")
+    else:
+        found = lanczos.approximate(W, edge, r, c, spread=spread, notes=lines)
+        if found is None:
+            lines[-1] += "; read exactly"
+        else:
+            known = f"{found.spectrum.measured} values measured, the others from their density"
+            lines.append(f"approximate: {known}; sigma is known to {found.error:.1g} of it")
+    if notes is not None:
+        notes[:] = [line for line in notes if line.split(":")[0] not in ("approximate", "read exactly")]
+        notes += [line for line in lines if line not in notes]
+    return found
+
+
 class _Scaling:
     """Working state of an equalisation: the matrix without its zero rows and columns, and the scales so far."""
 
-    def __init__(self, W: torch.Tensor, tol: float) -> None:
+    def __init__(self, W: torch.Tensor, tol: float, edge: Edge | None = None, approximate: bool = False) -> None:
         self.shape = (W.shape[0], W.shape[1])
         self.W, self.zero_rows, self.zero_cols = without_zero_lines(W)
-        self.tol, self.rounds = tol, 0
+        self.tol, self.rounds, self.edge, self.approximate = tol, 0, edge, approximate
         working = torch.float64 if self.W.dtype == torch.float64 else torch.float32
         top = self.W.abs().max().to(working)
         squares = (self.W.to(working) / top).square_()
@@ -179,27 +316,38 @@ class _Scaling:
             scales.append(full)
         return Equalised(*scales, self.zero_rows, self.zero_cols, self.uneven, self.rounds)
 
-    def read(self, notes: list[str] | None) -> Spectrum:
+    def read(self, notes: list[str] | None) -> Steps:
+        self.found = None
+        if self.approximate:
+            self.found = _approximated(self.W, self.edge, self.r, self.c, self.spread, notes)
+            self.approximate = self.found is not None  # once refused, refused for good
+        if self.found is not None:
+            found = self.found.spectrum
+            gain = self.energy / float((found.s**2).sum()) if self.rounds else 1.0
+            self.r = self.r * gain**0.5
+            return replace(found, s=found.s * gain**0.5)
         self.gram = gram = gram_of(self.W, self.r, self.c)
         if self.rounds:  # the first scales keep the norm as they come
             gain = self.energy / float(gram.diagonal().sum())
             gram *= gain
             self.r = self.r * gain**0.5
-        return Spectrum(
-            values_of(gram, self.W, self.r, self.c, notes), *self.W.shape, equalised=True, spread=self.spread
-        )
+        values = yield gram, directly(self.W, self.r, self.c)
+        return Spectrum(roots(values), *self.W.shape, equalised=True, spread=self.spread)
 
     def even_out_rest(self, spikes: int, notes: list[str] | None) -> None:
         """Finds the scales that even out what is left of W~ when its `spikes` largest values are taken out."""
         turned = self.W.shape[0] > self.W.shape[1]
         W, r, c = (self.W.T, self.c, self.r) if turned else (self.W, self.r, self.c)
         p, n = W.shape
-        U = top_vectors(self.gram, spikes, notes)
-        del self.gram  # spent, and at float32 it weighs twice the matrix
+        if self.found is not None:
+            U = self.found.vectors[:, :spikes]  # whose spikes are all measured
+        else:
+            U = eigenvectors(self.gram, spikes, notes)
+            del self.gram  # spent, and at float32 it weighs twice the matrix
         seen = torch.empty(spikes, n, dtype=torch.float64, device=W.device)  # diag(s) Vh of the spikes
         rest = torch.empty(p, n, dtype=torch.float32 if W.dtype != torch.float64 else torch.float64, device=W.device)
         unit = (self.energy / (p * n)) ** 0.5  # the squares of huge or tiny entries must fit into float32
-        for part in column_blocks(p, n, BLOCK // 4):
+        for part in column_blocks(p, n, block_on(W) // 4):
             block = (r / unit)[:, None] * W[:, part].to(torch.float64) * c[part]
             seen[:, part] = U.T @ block
             rest[:, part] = block.addmm_(U, seen[:, part], alpha=-1).square_().to(rest.dtype)
@@ -219,7 +367,7 @@ def _kurtosis(squares: torch.Tensor, r: torch.Tensor, c: torch.Tensor) -> float:
     """Returns the fourth moment of the evened entries: 3 for Gaussian noise, whose own evening is accounted for."""
     rows, cols = squares.shape
     second = fourth = 0.0
-    for part in column_blocks(rows, cols):
+    for part in column_blocks(rows, cols, block_on(squares)):
         even = r[:, None] * squares[:, part].double() * c[part]
         second += float(even.sum())
         fourth += float(even.square().sum())

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from .linalg import leading
 from .reading import Equalised, read_equalised, read_spectrum
+from .readings import Edge, Reading
 from .sites import Site
 from .spectrum import SMALLEST
-from .survey import Edge, Reading
 from .trim import Change
 from .verdict import judge
 

@@ -23,6 +23,7 @@ FUSED = ("split", "whole", "heads")
 FUSED_NAMES = re.compile(
     r"(^|\.)(qkv|qkv_proj|c_attn|in_proj|in_proj_weight|wqkv|to_qkv|query_key_value)$", re.IGNORECASE
 )
+READ_ONLY = "fp8"  # the kind of a matrix that is read and never written: its numbers are not kept as they are read
 INTERLEAVED = "query_key_value"  # GPT-NeoX, BLOOM and Falcon interleave q, k and v head by head
 
 
@@ -88,7 +89,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Layer:
-    """One stored weight and its matrices. `load(key)` and `store(tensors, spec)` reach its tensors by relative key."""
+    """One stored weight and its matrices. `load(key)` and `store(tensors, spec)` reach its tensors by relative key.
+
+    `load_rows(key, start, stop)`, where there is one, reads some rows of a tensor that holds several matrices, alone.
+    """
 
     name: str
     kind: str
@@ -102,6 +106,7 @@ class Layer:
     transposed: bool = False  # GPT-2 Conv1D keeps inputs x outputs
     splittable: bool = True
     note: str = ""
+    load_rows: Callable[[str, int, int], Tensor] | None = None
 
     @property
     def stored_as_parts(self) -> bool:
@@ -151,11 +156,13 @@ class Layer:
         if self.parts[i].rank is not None:
             left, right = self.factors(i)
             return left @ right
-        tensor = self._as_matrix(self.load(self.key(i)))
         if self.stored_as_parts or len(self.parts) == 1:
-            return tensor
+            return self._as_matrix(self.load(self.key(i)))
         start = sum(part.rows for part in self.parts[:i])
-        return tensor[start : start + self.parts[i].rows]
+        stop = start + self.parts[i].rows
+        if self.load_rows is not None and not self.transposed:
+            return self.load_rows(self.key(i), start, stop)
+        return self._as_matrix(self.load(self.key(i)))[start:stop]
 
     def write(self, new: Mapping[int, Tensor]) -> None:
         """Write the matrices of some parts, in place and in the stored dtype; a pair keeps its inner size."""
@@ -292,7 +299,7 @@ def row_parts(
 def gate_parts(rows: int, hidden: int, fused: str = "split") -> tuple[str, tuple[Part, ...]]:
     """Return the kind of a recurrent weight (lstm, gru, rnn), told by rows / hidden size, and its gates, row blocks."""
     kind, labels = GATES.get(rows // hidden, ("rnn", ""))
-    if fused == "whole" or not labels:
+    if fused == "whole" or not labels or rows % len(labels):
         return kind, (Part("", rows),)
     return kind, tuple(Part(label, rows // len(labels)) for label in labels)
 

@@ -45,6 +45,8 @@ class Spectrum:
             which tightens its noise edge a little (see `edges`).
         spread: kurtosis of the entries less one, in [0, 2]: how far chance had set rows and columns apart before they
             were made even. 2 for Gaussian noise, and for heavier tails, where it is a bound; used if equalised.
+        measured: how many of the largest were found one by one, the others being quantiles of their density (see
+            `lanczos`), in 0..p; None where all of them were.
 
     Example:
         >>> found = Spectrum([3.0, 1.0, 2.0], rows=5, cols=3)
@@ -61,6 +63,7 @@ class Spectrum:
     complete: bool = True
     equalised: bool = False
     spread: float = 2.0
+    measured: int | None = None
 
     def __post_init__(self) -> None:
         s = np.array(self.s, np.float64)
@@ -77,6 +80,8 @@ class Spectrum:
                 f"a {self.rows} x {self.cols} matrix has {self.p} singular values, got {s.size}; "
                 "say complete=False where only the largest are known"
             )
+        if self.measured is not None and not 0 <= self.measured <= self.p:
+            raise ValueError(f"of {self.p} values 0 to {self.p} can be measured one by one, not {self.measured}")
         s = np.sort(s)[::-1]
         s.setflags(write=False)
         object.__setattr__(self, "s", s)
@@ -192,6 +197,7 @@ class Spectrum:
     def __repr__(self) -> str:
         top = f"{self.s[0]:.4g}" if self.s.size else "none"
         flags = ("" if self.complete else ", incomplete") + (", equalised" if self.equalised else "")
+        flags += "" if self.measured is None else f", {self.measured} of them measured"
         return f"Spectrum({self.rows} x {self.cols}, {self.s.size} values, largest {top}{flags})"
 
 

@@ -4,118 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
+import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import Checkpoint, of_state, open_checkpoint, write_whole
+from .checkpoint import Checkpoint, of_state, open_checkpoint
+from .devices import ahead, chosen
 from .edges import Bema
-from .haar import departures, structured
-from .linalg import shared_out, svd, without_zero_lines
-from .metrics import bulk_share
+from .engines import Executor
+from .journal import Journal
+from .linalg import shared_out
+from .lines import from_line, to_line
 from .modules import of_module
 from .names import of_checkpoint
-from .reading import read_equalised, read_spectrum
-from .sites import Inventory, Site, Skipped
+from .readings import Edge, Look, Reading, fetched, read_site, skipped
+from .sites import Inventory, Site
 from .spectrum import NoiseFit, Spectrum
-from .verdict import Verdict, judge
+from .stored import stamps
+from .tasks import Place, Reads, looked_at, place_of, readings_of
+from .writing import write_whole
 
 if TYPE_CHECKING:
     from .plan import Plan
 
-Edge = Callable[[Spectrum], NoiseFit]
 Model = nn.Module | str | os.PathLike | Mapping[str, Tensor]
 SCHEMA = "spectrim.survey/1"
 SMALL = 1 << 22  # entries of a matrix that one thread judges while others judge the next ones: 2048 x 2048
 Progress = Callable[[Iterable[Site]], Iterable[Site]]
-EVEN = 1e-3  # how far row and column mean squares may differ once they are evened out
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What one weight matrix showed, or why it showed nothing.
-
-    `fit` is the default verdict, on `spectrum` (equalised unless the survey was told otherwise); `plain` is the verdict
-    without equalisation, on `plain_spectrum`. `params` counts the numbers stored now, `item` the bytes of one of them.
-    `structured` are the positions in `spectrum` (0 is the largest) of values in the bulk whose vectors are not random,
-    where the survey looked at vectors; `uneven` is how far rows and columns still differ where they could not be evened
-    out.
-    """
-
-    name: str
-    kind: str
-    rows: int
-    cols: int
-    spectrum: Spectrum | None = None
-    fit: NoiseFit | None = None
-    plain: NoiseFit | None = None
-    zero_rows: int = 0
-    zero_cols: int = 0
-    note: str = ""
-    plain_spectrum: Spectrum | None = field(default=None, repr=False)
-    params: int = 0
-    item: int = 4
-    fingerprint: str = ""
-    skipped: bool = False
-    splittable: bool = True
-    structured: tuple[int, ...] | None = None
-    uneven: float | None = None
-
-    @cached_property
-    def verdict(self) -> Verdict | None:
-        """What to make of this matrix, with several estimators side by side; None where there is no fit."""
-        return None if self.fit is None else judge(self.spectrum, self.fit, uneven=self.uneven)
-
-    @cached_property
-    def low(self) -> int | None:
-        """How many values lie below the lower edge of the noise, or None where there is no fit or no noise level."""
-        return None if self.fit is None or self.fit.sigma is None else departures(self.spectrum, self.fit)
-
-    @property
-    def small(self) -> tuple[int, ...]:
-        """The positions in `structured` that lie below the lower edge of the noise: small, and no noise."""
-        return tuple(i for i in self.structured or () if i >= len(self.spectrum.s) - (self.low or 0))
-
-    @property
-    def bulk_share(self) -> float | None:
-        """Share of the singular values below the edge, in [0, 1], or None where there is no fit."""
-        return None if self.fit is None else bulk_share(self.spectrum, self.fit.edge)
-
-    def to_dict(self) -> dict:
-        """Return the figures of this reading as they stand in the survey file."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "rows": self.rows,
-            "cols": self.cols,
-            **figures_of(self.fit),
-            "edge_interval": list(self.fit.edge_interval) if self.fit and self.fit.edge_interval else None,
-            "bulk_share": self.bulk_share,
-            "method": self.fit.method if self.fit else None,
-            "plain": figures_of(self.plain) if self.plain else None,
-            "params": self.params,
-            "zero_rows": self.zero_rows,
-            "zero_cols": self.zero_cols,
-            "skipped": self.skipped,
-            "fingerprint": self.fingerprint or None,
-            "verdict": self.verdict.to_dict() if self.verdict else None,
-            "structured": None if self.structured is None else list(self.structured),
-            "note": self.note,
-        }
-
-
-def figures_of(fit: NoiseFit | None) -> dict:
-    """Return the four figures of a fit as they stand in every file, all None where there is no fit."""
-    return {key: getattr(fit, key, None) for key in ("sigma", "edge", "spikes", "misfit")}
 
 
 @dataclass(frozen=True)
@@ -231,6 +157,10 @@ def survey(
     equalize: bool = True,
     fused: str = "split",
     vectors: bool = False,
+    device: str | torch.device | None = None,
+    approximate: bool = False,
+    journal: str | os.PathLike | None = None,
+    engine: Executor | None = None,
     progress: Progress | None = None,
 ) -> Survey:
     """Return the `Survey` of a model: every weight matrix with its spectrum, its noise level and its spikes.
@@ -242,6 +172,13 @@ def survey(
         equalize: judge each matrix with its row and column scales evened out, and keep the plain verdict beside it.
         fused: how weights that hold several matrices are read: "split" (q, k, v; gates), "whole" or "heads".
         vectors: look at the singular vectors too, and record which directions of the bulk are not random (slower).
+        device: where matrices are decomposed, "cpu" or "cuda"; where they lie unless given.
+        approximate: read matrices of at least `lanczos.FROM` rows and columns from products with them: their spikes one
+            by one, their bulk as a density (see docs/approximate.md).
+        journal: a folder, of safetensors only, in which every reading is put down as soon as it is made: killed and
+            started again with the same one, the survey goes on where it was. It is gone when the survey is done.
+        engine: who works on many matrices at once, `engines.Local(...)` or `engines.Ray(...)` (docs/machines.md); the
+            cores of this machine share them unless given, and no memory is counted.
         progress: wraps the iteration over the sites, for instance `tqdm`.
 
     A matrix that cannot be judged (NaN, all zero, too small) is recorded with the reason, and the survey goes on.
@@ -256,10 +193,16 @@ def survey(
     edge = Bema() if edge is None else edge
     if isinstance(edge, type) or not callable(edge):
         raise TypeError(f"edge is an estimator such as Bema(), a function of a Spectrum, not {edge!r}")
+    if approximate and vectors:
+        raise ValueError("an approximation has vectors of spikes only: say vectors=True or approximate=True, not both")
+    where = chosen(device)
     source = open_model(model)
     found = inventory(source, fused)
-    readings = _read_all(found.sites, _How(edge, equalize, vectors), progress or iter)
-    readings += [_skip(skipped) for skipped in found.skipped]
+    how = Look(edge, equalize, vectors, approximate)
+    crew = None if engine is None else _Crew(engine, place_of(source, fused, engine))
+    with _noted(journal, source, how, fused) as notes:
+        readings = _read_all(found.sites, how, progress or iter, notes, where, crew)
+    readings += [skipped(tensor) for tensor in found.skipped]
     return Survey(
         model=found.label,
         readings=tuple(readings),
@@ -298,132 +241,92 @@ def hash_of(matrices: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256("\n".join(sorted(" ".join(pair) for pair in matrices)).encode()).hexdigest()
 
 
-def fingerprint(*tensors: Tensor) -> str:
-    """Return the SHA-256 of a matrix as it is stored: dtype, shape and entries, row by row, of each of its tensors."""
-    digest = hashlib.sha256()
-    for W in tensors:
-        W = W.detach().cpu().contiguous()
-        digest.update(f"{W.dtype} {tuple(W.shape)}".encode())
-        digest.update(W.view(torch.uint8).numpy())
-    return digest.hexdigest()
+@contextmanager
+def _noted(folder: str | os.PathLike | None, source: nn.Module | Checkpoint, how: Look, fused: str) -> Iterator:
+    """The journal of a survey, or None for none; it is removed when all is read, and kept when that is broken off."""
+    if folder is None:
+        yield None
+        return
+    if not isinstance(source, Checkpoint) or not source.files:
+        raise ValueError("a journal is of files of safetensors: what is in memory is gone when the survey is killed")
+    from . import __version__
+
+    work = {"input": stamps(list(source.files.values())), "survey": repr(how), "fused": fused, "spectrim": __version__}
+    with Journal(Path(folder), work) as journal:
+        if journal.fresh:
+            warnings.warn(f"{folder} holds the work on another {journal.fresh}: it is done anew", stacklevel=4)
+        try:
+            yield journal
+        except (KeyboardInterrupt, OSError, MemoryError) as error:
+            if journal.done:
+                error.add_note(f"what is done is kept in {folder}: the same command goes on from there")
+            else:
+                journal.clear()
+            raise
+        journal.clear()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class _How:
-    """What a survey was asked to do with each matrix."""
+class _Crew(NamedTuple):
+    """Who works on the matrices, and where its workers find them: nowhere, if they share what is in memory."""
 
-    edge: Edge
-    equalize: bool
-    vectors: bool
+    engine: Executor
+    place: Place | None
+
+    def read(self, sites: list[Site], how: Look, device: torch.device | None) -> Iterator[tuple[Site, Reading]]:
+        """Yield each matrix with its reading, as they come."""
+        named = {site.name: site for site in sites}
+        work = Reads(self.place, how, device)
+        if self.place is None:
+            work = lambda task: looked_at(named[task.key], how, device)  # noqa: E731 - nothing to send
+        for task, reading in self.engine.run(work, readings_of(sites)):
+            yield named[task.key], reading
 
 
-def _skip(skipped: Skipped) -> Reading:
-    rows = skipped.shape[0] if skipped.shape else 1
-    cols = torch.Size(skipped.shape[1:]).numel()
-    return Reading(
-        skipped.name, skipped.kind, rows, cols, note=skipped.reason, params=rows * cols, skipped=True, splittable=False
-    )
-
-
-def _read_all(sites: tuple[Site, ...], how: _How, progress: Progress) -> list[Reading]:
+def _read_all(
+    sites: tuple[Site, ...],
+    how: Look,
+    progress: Progress,
+    journal: Journal | None,
+    device: torch.device | None,
+    crew: _Crew | None,
+) -> list[Reading]:
     """The readings in the order of the sites. Small matrices are shared out, one thread each; large ones take them all.
 
     Tensors are fetched here, so that a file is read by one thread and never more than a few matrices are in memory.
     """
-    workers = torch.get_num_threads()
-    small = [i for i, site in enumerate(sites) if workers > 1 and site.rows * site.cols <= SMALL]
-    large = sorted(set(range(len(sites))) - set(small))
+    workers = torch.get_num_threads() if device is None or device.type == "cpu" else 1  # one thread feeds a GPU
+    known = {} if journal is None else journal.done
+    done = [i for i, site in enumerate(sites) if site.name in known]
+    todo = [i for i, site in enumerate(sites) if site.name not in known]
+    if crew is not None:
+        workers = 1
+    small = [i for i in todo if workers > 1 and sites[i].rows * sites[i].cols <= SMALL]
+    large = sorted(set(todo) - set(small))
     position = {id(site): i for i, site in enumerate(sites)}
-    stream = iter(progress([sites[i] for i in (*small, *large)]))
+    stream = iter(progress([sites[i] for i in (*done, *small, *large)]))
     readings: dict[int, Reading] = {}
+
+    def took(site: Site, reading: Reading) -> None:
+        readings[position[id(site)]] = reading
+        if journal is not None:
+            journal.add(site.name, {"reading": to_line(reading)})
+
+    for site in islice(stream, len(done)):
+        readings[position[id(site)]] = from_line(known[site.name]["reading"], Reading, Spectrum, NoiseFit)
     if small:
         first = islice(stream, len(small))
-        for site, reading in shared_out(first, lambda site: partial(_read, site, _fetched(site), how), workers):
-            readings[position[id(site)]] = reading
-    for site in stream:
-        readings[position[id(site)]] = _read(site, _fetched(site), how)
+        for site, reading in shared_out(first, partial(_begun, how, device), workers):
+            took(site, reading)
+    if crew is not None:
+        for site, reading in crew.read([sites[i] for i in todo], how, device):
+            next(stream, None)
+            took(site, reading)
+    for site, stored in ahead(stream, fetched, device):
+        took(site, read_site(site, stored, how, device))
     return [readings[i] for i in range(len(sites))]
 
 
-def _fetched(site: Site) -> tuple[Tensor, ...] | Exception:
-    """The tensors of a site, or what kept them from being read: one bad layer does not end a survey."""
-    try:
-        return site.stored()
-    except (ValueError, RuntimeError, OSError) as error:
-        return error
-
-
-def _read(site: Site, stored: tuple[Tensor, ...] | Exception, how: _How) -> Reading:
-    if isinstance(stored, Exception):
-        about = {"params": site.params, "splittable": False, "note": f"it could not be read: {stored}"}
-        return Reading(site.name, site.kind, site.rows, site.cols, **about)
-    W = stored[0] if len(stored) == 1 else stored[0] @ stored[1]
-    notes = [site.note] if site.note else []
-    known = {
-        "name": site.name,
-        "kind": site.kind,
-        "rows": site.rows,
-        "cols": site.cols,
-        "params": site.params,
-        "item": W.element_size(),
-        "fingerprint": fingerprint(*stored),
-        "splittable": site.split is not None,
-    }
-    plain, cut = None, site.pair_rank is not None and site.pair_rank < min(site.rows, site.cols)
-    try:
-        plain_spectrum = read_spectrum(W, notes=notes)
-        if cut:
-            plain_spectrum = plain_spectrum.largest(site.pair_rank)
-            notes.append(f"a pair: judged by the {site.pair_rank} values that a cut has left, as it is")
-        plain = _asked(how.edge, plain_spectrum)
-        if not how.equalize or cut:  # what is left of noise is no longer even over rows and columns
-            if how.vectors:
-                known["structured"] = _structured(W, plain_spectrum, plain, notes)
-            return Reading(**known, spectrum=plain_spectrum, fit=plain, note="; ".join(notes), **_zero_lines(W))
-        spectrum, even = read_equalised(W, how.edge, EVEN, notes)
-        fit = _asked(how.edge, spectrum)
-        if how.vectors:
-            known["structured"] = _structured(even.apply(W), spectrum, fit, notes)
-        if even.uneven > 2 * EVEN:  # many structural zeros, as in a triangular matrix
-            known["uneven"] = even.uneven
-            notes.append(f"its rows and columns cannot be evened out: mean squares differ by {even.uneven:.0%}")
-    except (ValueError, ArithmeticError, RuntimeError, LookupError, TypeError) as error:
-        if plain is not None:
-            notes.append("judged without equalisation, which failed")
-            known |= {"spectrum": plain_spectrum, "fit": plain, "plain": plain, "plain_spectrum": plain_spectrum}
-            known |= _zero_lines(W)
-        notes.append(str(error) if isinstance(error, ValueError | RuntimeError) else repr(error))
-        return Reading(**known, note="; ".join(notes))
-    if fit.spikes > spectrum.p // 2 and spectrum.complete:
-        notes.append("more than half of its values stand above the edge: sigma is an upper bound")
-    return Reading(
-        **known,
-        spectrum=spectrum,
-        fit=fit,
-        plain=plain,
-        plain_spectrum=plain_spectrum,
-        zero_rows=len(even.zero_rows),
-        zero_cols=len(even.zero_cols),
-        note="; ".join(dict.fromkeys(notes)),
-    )
-
-
-def _asked(edge: Edge, spectrum: Spectrum) -> NoiseFit:
-    """The estimator's answer, if it is one: a user's own may return anything."""
-    fit = edge(spectrum)
-    figures = (
-        (fit.edge, fit.sigma, fit.misfit, *(fit.edge_interval or ())) if isinstance(fit, NoiseFit) else (math.nan,)
-    )
-    if not all(x is None or math.isfinite(x) for x in figures) or fit.edge is None:
-        raise ValueError(f"the estimator has no finite edge for it: {fit!r}")
-    return fit
-
-
-def _structured(W: Tensor, spectrum: Spectrum, fit: NoiseFit, notes: list[str]) -> tuple[int, ...]:
-    factors = svd(without_zero_lines(W)[0], notes).truncate(len(spectrum.s))
-    return structured(spectrum, fit, factors.U.cpu().numpy(), factors.Vh.cpu().numpy())
-
-
-def _zero_lines(W: Tensor) -> dict[str, int]:
-    there = W != 0
-    return {"zero_rows": int((~there.any(1)).sum()), "zero_cols": int((~there.any(0)).sum())}
+def _begun(how: Look, device: torch.device | None, site: Site) -> Callable[[], Reading]:
+    [(_, stored)] = ahead([site], fetched, device)
+    return partial(read_site, site, stored, how, device)

@@ -8,23 +8,27 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from . import edges, factored
 from .calibrate import sources
-from .checkpoint import Checkpoint, Info, copy_companions, whole_folder, write_index, write_tensors
+from .checkpoint import Checkpoint
+from .engines import Executor
 from .moments import Moments, given_back
-from .names import layers_by_name, leading_tensor, stored_tensors
-from .output import check_loadable, write_structure
+from .output import write_structure
 from .plan import Entry, Plan
-from .sites import Site, listed
-from .survey import Edge, Model, fingerprint, inventory, open_model
+from .readings import Edge, fingerprint
+from .rebuild import rebuild
+from .shapes import Shape, rebuilt
+from .sites import READ_ONLY, Site, listed
+from .survey import Model, inventory, open_model
 from .undisturbed import undisturbed
 from .work import Change, How, Work
+from .writing import whole_folder, write_tensors
 
 Progress = Callable[[Iterable[Entry]], Iterable[Entry]]
 
@@ -88,15 +92,23 @@ def trim(
     out: str | os.PathLike | None = None,
     *,
     moments: Moments | str | os.PathLike | None = None,
+    undo: bool = False,
+    shape: Shape | None = None,
+    rank: int | None = None,
+    engine: Executor | None = None,
     progress: Progress | None = None,
 ) -> Changes:
     """Return the `Changes` that carry out `plan`: on a live module in place, on a checkpoint into the new folder `out`.
 
     Everything is checked first: that each matrix the plan touches is there and is the one that it was made for. What
-    was achieved is then held against the plan: ranks, parameters, zeros, error. RuntimeError if they differ; with a
-    checkpoint nothing is left behind then. Nothing is written before all cuts of a live module, or of a file of a
-    checkpoint, are made; those in the inner product of inputs wait for that on disk, not in memory. So Ctrl-C leaves a
-    live module as it was; one that comes while it is written, a matter of moments, waits until all of it is.
+    was achieved is then held against the plan: ranks, parameters, zeros, error. RuntimeError if they differ.
+
+    A live module is written when all cuts are made; those in the inner product of inputs wait for that on disk, not in
+    memory. So Ctrl-C leaves it as it was; one that comes while it is written, a matter of moments, waits until all is.
+
+    Of a checkpoint a matrix at a time is in memory, or a few small ones. Each is on disk as soon as it is cut, in a
+    hidden folder beside `out`, and `out` appears when all is there and verified. After Ctrl-C, a full disk or a killed
+    process the same call goes on where it was, to the same bytes, if neither input nor plan was changed.
 
     Args:
         model: what `survey` takes.
@@ -104,18 +116,45 @@ def trim(
         out: the folder to write; needed for a checkpoint, optional for a live module.
         moments: those that the plan was made with, or their file; only a plan in the inner product of inputs needs any.
             Those that took no data are made again if they are not given, from the recipe that the plan holds.
+        undo: keep in `out` what `spectrim.undo` needs to give back the original files, of safetensors, byte for byte:
+            at most `undo_bytes(plan)`.
+        shape: that a checkpoint is written in (docs/shapes.md): as the plan says unless given, which is "split" where
+            it splits; "dense" rebuilds what it splits; "adapter" takes the top part of each matrix into a LoRA pair for
+            PEFT; "packed" stores zeros as bit masks.
+        rank: of the pairs of an adapter, >= 1; the number of spikes of each matrix unless given.
+        engine: who cuts many matrices of a checkpoint at once, `engines.Local(...)` or `engines.Ray(...)`.
         progress: wraps the iteration over the entries.
     """
     if not isinstance(plan, Plan):
         plan = Plan.from_json(plan)
+    if shape not in (None, *get_args(Shape)):
+        raise ValueError(f"shape is one of {', '.join(get_args(Shape))}, not {shape!r}")
+    if rank is not None and (shape != "adapter" or type(rank) is not int or rank < 1):
+        raise ValueError(f"rank={rank!r}: the pairs of shape='adapter' have one, a whole number of 1 or more")
+    if undo and shape in ("adapter", "packed"):
+        raise ValueError(f"undo works on the shapes split and dense: leave out undo, or shape={shape!r}")
+    if shape in ("dense", "adapter"):
+        plan = rebuilt(plan)
     source = open_model(model)
+    if shape is not None and not isinstance(source, Checkpoint):
+        raise ValueError(f"a shape is of files: trim the folder of the model, or leave out shape={shape!r}")
     how = How(_edge_of(plan), _moments_of(plan, moments, model, source))
     if isinstance(source, Checkpoint):
         if out is None:
             raise ValueError("a checkpoint is not changed in place: name the folder to write, out='OUT/'")
-        return _trim_checkpoint(source, plan, Path(out), progress or iter, how)
+        more = {"undo": undo, "shape": shape or "split", "rank": rank, "engine": engine}
+        return _trim_checkpoint(source, plan, Path(out), progress or iter, how, more)
+    if engine is not None:
+        raise ValueError("a live module is cut where it is: an engine is for checkpoints")
+    if undo:
+        raise ValueError("a live module keeps nothing for undo: it is restored from where it was loaded")
     done = _trim_module(source, plan, progress or iter, how)
     return done if out is None else replace(done, out=done.save(out))
+
+
+def undo_bytes(plan: Plan) -> int:
+    """Return how many bytes `trim(..., undo=True)` keeps at most: those of the matrices that change, not compressed."""
+    return sum(entry.bytes_before for entry in plan.touched)
 
 
 def _check(sites: dict[str, Site], plan: Plan) -> dict[str, Site]:
@@ -130,6 +169,9 @@ def _check(sites: dict[str, Site], plan: Plan) -> dict[str, Site]:
         if (site.rows, site.cols) != (entry.rows, entry.cols):
             wrong.append(f"{entry.name} is {site.rows} x {site.cols}, not {entry.rows} x {entry.cols}")
             other += 1
+            continue
+        if site.kind == READ_ONLY:
+            wrong.append(f"{entry.name} cannot be cut: {site.note}")
             continue
         W = site.get()
         if not torch.isfinite(W).all():
@@ -194,7 +236,7 @@ def _by_layer(works: Iterable[Work]) -> list[list[Work]]:
 
 
 @contextmanager
-def _aside(how: How, beside: Path | None = None) -> Iterator[Path | None]:
+def _aside(how: How) -> Iterator[Path | None]:
     """A folder that cuts wait in until all are made, where they were made in the inner product of inputs: None else.
 
     Whoever asked for moments a part at a time has no room for a second model in memory.
@@ -203,7 +245,7 @@ def _aside(how: How, beside: Path | None = None) -> Iterator[Path | None]:
         yield None
         return
     given_back()
-    with tempfile.TemporaryDirectory(prefix=".spectrim-", dir=beside) as folder:
+    with tempfile.TemporaryDirectory(prefix=".spectrim-") as folder:
         yield Path(folder)
 
 
@@ -225,61 +267,13 @@ def _trim_module(model: nn.Module, plan: Plan, progress: Progress, how: How) -> 
     return Changes(changes, plan, before.params, found.params, before.bytes, found.bytes, model=model)
 
 
-def _trim_checkpoint(source: Checkpoint, plan: Plan, out: Path, progress: Progress, how: How) -> Changes:
+def _trim_checkpoint(source: Checkpoint, plan: Plan, out: Path, progress: Progress, how: How, more: dict) -> Changes:
     found = inventory(source, plan.model.fused)
     sites = _check({site.name: site for site in found.sites}, plan)
-    layers, _ = layers_by_name(source, plan.model.fused)
-    place = {layer.name: source.infos[leading_tensor(source, layer)].shard for layer in layers}
-    by_shard: dict[str, list[Entry]] = {shard: [] for shard in source.shards}
-    for entry in plan.touched:
-        layer = sites[entry.name].layer
-        by_shard[place[layer.name]].append(entry)
-        if entry.action == "split":  # what a split replaces leaves its own file, whichever that is
-            source.edits |= {key: {} for key in stored_tensors(source, layer.name, layer.form)}
-    split = {sites[e.name].layer.name for e in plan.touched if e.action == "split"}
-    floats = [name for name, info in source.infos.items() if info.dtype.is_floating_point]
-    architecture = check_loadable(source.config, floats, split)
-    stream = iter(progress([entry for here in by_shard.values() for entry in here]))
-    changes: list[Change] = []
-    params = nbytes = 0
-    shards: dict[str, list[str]] = {}
-    with whole_folder(out) as folder, _aside(how, folder) as aside:
-        copy_companions(source.folder, folder)
-        for shard, names in source.shards.items():
-            here = enumerate(islice(stream, len(by_shard[shard])))
-            works = [Work(sites[e.name], e, how, _file(aside, i)) for i, e in here]
-            for group in _by_layer(works):
-                _apply(group)
-            tensors: dict[str, Tensor] = {}
-            for name in names:
-                if name in source.edits:
-                    tensors |= source.edits.pop(name)
-                elif name not in source.tied:
-                    tensors[name] = source.read(name)
-            changes += _verify_written(source, tensors, works, plan.model.fused)
-            file = folder / (shard if shard.endswith(".safetensors") else "model.safetensors")
-            write_tensors(tensors, file, {name: kept for name, kept in source.tied.items() if kept in tensors})
-            shards[file.name] = list(tensors)
-            params += sum(t.numel() for t in tensors.values())
-            nbytes += sum(t.numel() * t.element_size() for t in tensors.values())
-        next(stream, None)  # let a progress bar see the end
-        write_index(folder, shards, nbytes)
-        done = Changes(tuple(changes), plan, found.params, params, found.bytes, nbytes, out)
-        write_structure(folder, source.splits, _record(done), architecture)
-    return done
-
-
-def _verify_written(source: Checkpoint, tensors: dict[str, Tensor], works: list[Work], fused: str) -> list[Change]:
-    """Read the new tensors back by their own names and shapes, and hold them against the plan."""
-    new = {name: Info(tuple(t.shape), t.dtype, "") for name, t in tensors.items()}
-    splits = {
-        name: spec
-        for name, spec in source.splits.items()
-        if any(key in new for key in stored_tensors(replace(source, infos=new), name, spec["form"]))
-    }
-    written = replace(source, infos=source.infos | new, read=tensors.__getitem__, splits=splits, edits={})
-    after = {site.name: site for site in inventory(written, fused).sites} if works else {}
-    return [work.verify(after[work.entry.name]) for work in works]
+    if how.moments is not None:
+        given_back()
+    done = rebuild(source, found, plan, sites, out, how, progress, **more)
+    return Changes(done.changes, plan, found.params, done.params, found.bytes, done.bytes, out)
 
 
 def _record(done: Changes) -> dict:

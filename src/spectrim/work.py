@@ -14,8 +14,8 @@ from .entries import Entry
 from .linalg import Factors
 from .moments import Moment, Moments
 from .reading import Equalised, equalize
+from .readings import Edge
 from .sites import Site
-from .survey import Edge
 
 SLACK = 1e-3  # between the relative error that a plan states and the one found anew: other threads, other rounding
 Piece = Tensor | tuple[Tensor, Tensor]

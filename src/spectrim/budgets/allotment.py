@@ -11,9 +11,10 @@ from torch import Tensor
 
 from spectrim import edges
 from spectrim.reading import Equalised, equalize
-from spectrim.sites import listed
+from spectrim.readings import Reading
+from spectrim.sites import READ_ONLY, listed
 from spectrim.spectrum import NoiseFit, Spectrum
-from spectrim.survey import Reading, Survey, inventory
+from spectrim.survey import Survey, inventory
 from spectrim.verdict import GATE, judge
 
 NONE = "no matrix has a bulk that fits the law of noise: zeros go to the smallest magnitudes of all matrices together"
@@ -126,7 +127,7 @@ def evened(found: Survey) -> Survey:
 
 
 def candidates(found: Survey) -> tuple[Target, ...]:
-    """Return the matrices of a survey that can take zeros, in its order: those with a verdict that are no pairs.
+    """Return the matrices of a survey that can take zeros, in its order: those with a verdict, but pairs and fp8.
 
     Raises ValueError where there is none. What a model holds is looked up only if the survey still knows the model.
 
@@ -135,8 +136,10 @@ def candidates(found: Survey) -> tuple[Target, ...]:
         >>> [t.name for t in candidates(spectrim.survey({"a": torch.randn(20, 30)}))]
         ['a']
     """
-    fitted = [r for r in found.fitted if r.kind != "pair"]
+    fitted = [r for r in found.fitted if r.kind not in ("pair", READ_ONLY)]
     if not fitted:
+        if any(r.kind == READ_ONLY for r in found.fitted):
+            raise ValueError(f"the matrices of {found.model} are kept as fp8, which is read only: convert them first")
         if found.fitted:
             raise ValueError("all its matrices are pairs of layers, which take no zeros: plan params, or sparsify them")
         raise ValueError(f"{found.model} has no matrix with a verdict, so there is nothing to plan for")

@@ -48,7 +48,10 @@ def threshold_counts(scores: Sequence[Scores], zeros: int) -> list[int]:
         threshold = threshold << DIGIT | digit
         if at <= HELD:
             break
-    counts, levels, sizes = [], [], []
+    counts, sizes = [], []
+    # One block for all of them, asked for beforehand: small ones between the large ones of each matrix would keep the
+    # memory of these from being used again, to the size of the model in the end.
+    levels, taken = torch.empty(at if at <= HELD else 0, dtype=torch.int64), 0
     for read in scores:
         under = level = 0
         for bits in _blocks(read()):
@@ -57,13 +60,15 @@ def threshold_counts(scores: Sequence[Scores], zeros: int) -> list[int]:
             here = place == threshold
             level += int(here.sum())
             if at <= HELD:
-                levels.append(bits[here])
+                found = bits[here]
+                levels[taken : taken + len(found)] = found
+                taken += len(found)
         counts.append(under)
         sizes.append(level)
     spare = zeros - below
     if at <= HELD:
         owner = torch.repeat_interleave(torch.tensor(sizes))
-        first = owner[torch.sort(torch.cat(levels), stable=True).indices[:spare]]
+        first = owner[torch.sort(levels, stable=True).indices[:spare]]
         return [n + int(more) for n, more in zip(counts, torch.bincount(first, minlength=len(counts)), strict=True)]
     for i, level in enumerate(sizes):  # all alike to the last bit
         counts[i] += (taken := min(spare, level))

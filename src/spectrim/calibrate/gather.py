@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ..modules import of_module
 from ..moments import Moment, Moments
+from ..readings import fingerprint
 from ..sites import Site, check_only, listed
-from ..survey import fingerprint, hash_of
+from ..survey import hash_of
 from .batch import Batch, call, is_function, samples_of
 from .watch import NotFinite, Watch
 

@@ -131,7 +131,7 @@ def _own_bias(model: nn.Module, site: Site, holders: Counter[int]) -> Place | No
         full = f"{layer.name}.{key}".lstrip(".")
     owner, _, name = full.rpartition(".")
     bias = model.get_submodule(owner)._parameters.get(name)
-    if bias is None or holders[id(bias)] > 1 or bias.numel() < start + site.rows:
+    if bias is None or bias.ndim != 1 or holders[id(bias)] > 1 or bias.numel() < start + site.rows:
         return None
     return Place(site.name, "bias", full, start, site.rows)
 

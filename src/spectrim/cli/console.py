@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..checkpoint import write_whole
+from ..writing import write_whole
 
 
 class _Console(Console):
@@ -44,8 +44,9 @@ def guarded(command: Callable) -> Callable:
             return done
         except typer.Exit:  # a RuntimeError, with the status that the command chose
             raise
-        except KeyboardInterrupt:
-            err.print("stopped; nothing was left half written")
+        except KeyboardInterrupt as stop:
+            told = getattr(stop, "__notes__", None) or ["nothing was left half written"]
+            err.print(escape("; ".join(["stopped", *told])), soft_wrap=True)
             raise typer.Exit(130) from None
         except BrokenPipeError:
             _leave()
@@ -71,6 +72,7 @@ def _fail(error: Exception, status: int) -> Never:
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    text = "\n".join([text, *getattr(error, "__notes__", [])])
     lines = "\n".join(map(printable, text.split("\n")))
     err.print(f"[bold red]error[/]: {escape(lines)}", soft_wrap=True)
     raise typer.Exit(status)

@@ -13,22 +13,30 @@ from . import tables
 from .console import bar, err, figure, places, say, writing, written
 from .looking import surveyed
 from .options import (
+    Address,
     Alpha,
     BasisName,
     Beta,
     BudgetName,
     CutName,
+    Device,
     Edge,
     EdgeName,
+    Engine,
     Fused,
     FusedOption,
     Html,
     Json,
+    Memory,
     Model,
     Plain,
+    Processes,
+    ShapeName,
     StepName,
     Vectors,
+    Workers,
     budget,
+    crew,
 )
 
 
@@ -94,6 +102,12 @@ def plan(
         ),
     ] = None,
     vectors: Vectors = False,
+    device: Device = None,
+    workers: Workers = None,
+    memory: Memory = None,
+    processes: Processes = False,
+    engine: Engine = None,
+    address: Address = None,
     html: Html = None,
 ) -> None:
     """Decide what each matrix of MODEL may lose to reach a target, and write it down as a file to read and edit."""
@@ -140,7 +154,8 @@ def plan(
         raise ValueError("a cut is made in one basis: leave out --moments or --basis equalised")
     places(output=output, html=html)
     seen = _moments(model, moments, image_size)
-    found = surveyed(model, edge, alpha, beta, fused, no_equalize, vectors)
+    more = {"device": device, "engine": crew(workers, memory, processes, engine, address)}
+    found = surveyed(model, edge, alpha, beta, fused, no_equalize, vectors, output, **more)
     named = [r.name for r in found.fitted]
     if seen is not None and 2 * (met := sum(name in seen for name in named)) < len(named):
         raise ValueError(
@@ -215,6 +230,19 @@ def trim(
         Path | None,
         typer.Option(help="The moments that the plan was made with; those that took no data are made again."),
     ] = None,
+    shape: Annotated[
+        ShapeName | None,
+        typer.Option("--as", help="The shape of the result; as the plan says unless given. See docs/shapes.md."),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", help="Of the pairs of --as adapter; the spikes of each matrix unless given.")
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Keep what `spectrim undo` needs, in OUTPUT/undo.")] = False,
+    workers: Workers = None,
+    memory: Memory = None,
+    processes: Processes = False,
+    engine: Engine = None,
+    address: Address = None,
     html: Html = None,
     json: Json = None,
 ) -> None:
@@ -223,18 +251,33 @@ def trim(
 
     from ..plan import Plan
     from ..trim import trim as run
+    from ..trim import undo_bytes
 
     places(html=html, json=json)
     chosen = Plan.from_json(plan)
+    if undo:
+        err.print(f"to undo this, {undo_bytes(chosen):,} bytes are kept beside the result, or fewer: compressed")
     if chosen.moments is not None:
         _lean()
-    done = run(model, chosen, output, moments=moments, progress=bar("trimming"))
+    how = {"moments": moments, "undo": undo, "shape": shape and shape.value, "rank": rank}
+    how["engine"] = crew(workers, memory, processes, engine, address)
+    done = run(model, chosen, output, **how, progress=bar("trimming"))
     taken = written(json, js.dumps(done.to_dict(), indent=1))
     if html:
         _report_of(model, done, html)
     if not taken:
         _show_changes(done)
         say(f"written: {output}" + (f"; report: {html}" if html else ""))
+
+
+def undo(
+    trimmed: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that `spectrim trim --undo` wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write; it must not exist yet.")],
+) -> None:
+    """Write the original files again, byte for byte, from a trimmed folder and what was kept in it."""
+    from ..undo import undo as run
+
+    say(f"restored: {run(trimmed, output)}")
 
 
 def _report_of(model: str, done, html: Path) -> None:

@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from . import tables
 from .console import bar, figure, places, say, writing, written
-from .options import Alpha, Beta, Edge, EdgeName, Fused, FusedOption, Html, Json, Model, Plain, Vectors, estimator
+from .options import (
+    Address,
+    Alpha,
+    Approximate,
+    Beta,
+    Device,
+    Edge,
+    EdgeName,
+    Engine,
+    Fused,
+    FusedOption,
+    Html,
+    Json,
+    Memory,
+    Model,
+    Plain,
+    Processes,
+    Vectors,
+    Workers,
+    crew,
+    estimator,
+)
 
 
 def surveyed(
-    model: str, edge: EdgeName, alpha: float, beta: float, fused: Fused, no_equalize: bool, vectors: bool = False
+    model: str,
+    edge: EdgeName,
+    alpha: float,
+    beta: float,
+    fused: Fused,
+    no_equalize: bool,
+    vectors: bool = False,
+    beside: Path | None = None,
+    **more: Any,
 ):
-    """Return the survey that the options ask for."""
+    """Return the survey that the options ask for; killed, it goes on from a journal beside the file that is written."""
+    from ..survey import open_model
     from ..survey import survey as run
 
-    chosen = estimator(edge, alpha, beta)
-    how = {"equalize": not no_equalize, "fused": fused.value, "vectors": vectors}
-    return run(model, chosen, **how, progress=bar("surveying"))
+    chosen, source = estimator(edge, alpha, beta), open_model(model)
+    how = {"equalize": not no_equalize, "fused": fused.value, "vectors": vectors, **more}
+    if beside is not None and str(beside) != "-" and source.files:
+        how["journal"] = beside.parent / f".{beside.name}.partial"
+    return run(source, chosen, **how, progress=bar("surveying"))
 
 
 def survey(
@@ -30,12 +63,22 @@ def survey(
     fused: FusedOption = Fused.split,
     no_equalize: Plain = False,
     vectors: Vectors = False,
+    device: Device = None,
+    approximate: Approximate = False,
+    workers: Workers = None,
+    memory: Memory = None,
+    processes: Processes = False,
+    engine: Engine = None,
+    address: Address = None,
     html: Html = None,
     json: Json = None,
 ) -> None:
     """Show for every weight matrix of MODEL its noise level, its noise edge and how many directions stand above it."""
     places(html=html, json=json)
-    found = surveyed(model, edge, alpha, beta, fused, no_equalize, vectors)
+    if approximate and vectors:
+        raise ValueError("an approximation has vectors of spikes only: leave out --vectors or --approximate")
+    more = {"device": device, "approximate": approximate, "engine": crew(workers, memory, processes, engine, address)}
+    found = surveyed(model, edge, alpha, beta, fused, no_equalize, vectors, json or html, **more)
     for reading in bar("judging")(found.matrices):
         reading.verdict  # noqa: B018 - worked out when first asked for, which is here, under a bar
     taken = written(json, found.to_json())

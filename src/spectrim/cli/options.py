@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -39,6 +40,22 @@ class CutName(StrEnum):
 
     zeros = "zeros"
     ranks = "ranks"
+
+
+class EngineName(StrEnum):
+    """Who works on many matrices at once."""
+
+    local = "local"
+    ray = "ray"
+
+
+class ShapeName(StrEnum):
+    """The shapes of a trimmed folder."""
+
+    split = "split"
+    dense = "dense"
+    adapter = "adapter"
+    packed = "packed"
 
 
 class StepName(StrEnum):
@@ -110,3 +127,51 @@ def budget(name: BudgetName | None):
     from .. import budgets
 
     return None if name is None else getattr(budgets, name.name.title().replace("_", ""))()
+
+
+Device = Annotated[str | None, typer.Option(metavar="cpu|cuda", help="Where matrices are decomposed.")]
+Approximate = Annotated[
+    bool,
+    typer.Option("--approximate", help="Read huge matrices by products with them, to a stated error, where that pays."),
+]
+Workers = Annotated[int | None, typer.Option(help="Matrices worked on at a time (default: one a core).")]
+Memory = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="What all matrices in work may take together, such as 16GiB, beside 300 MiB."),
+]
+Processes = Annotated[bool, typer.Option("--processes", help="A process for each worker, not a thread.")]
+Engine = Annotated[
+    EngineName | None, typer.Option(help="Work on this machine, or on a Ray cluster (docs/machines.md).")
+]
+Address = Annotated[str | None, typer.Option(metavar="auto|HOST:PORT", help="With --engine ray: the cluster to join.")]
+SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def crew(workers: int | None, memory: str | None, processes: bool, engine: EngineName | None, address: str | None):
+    """Return the engine that the options ask for, None where none of them is given."""
+    from ..engines import Local, Ray
+
+    if address is not None and engine is not EngineName.ray:
+        raise ValueError("--address is that of a Ray cluster: give --engine ray")
+    if engine is EngineName.ray:
+        if processes:
+            raise ValueError("--processes is of this machine: leave it out with --engine ray")
+        return Ray(address, workers, nbytes(memory))
+    if engine is None and workers is None and memory is None and not processes:
+        return None
+    return Local(workers, nbytes(memory), processes)
+
+
+def nbytes(size: str | None) -> int | None:
+    """Return the bytes that a size names, such as 16GiB or 500MB; None for None.
+
+    Example:
+        >>> nbytes("1.5GiB"), nbytes("500 MB"), nbytes("4096")
+        (1610612736, 500000000, 4096)
+    """
+    if size is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", size.lower())
+    if not found or not float(found[1]):
+        raise ValueError(f"--memory is a size such as 16GiB or 500MB, not {size!r}")
+    return int(float(found[1]) * SIZES[found[2] or ""])

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..entries import Entry
 from ..inner.damage import cost_and_whole, relative_damage
 from ..moments import Moment
-from ..survey import Reading
+from ..readings import Reading
 
 
 def why_not(r: Reading) -> str:

@@ -14,7 +14,9 @@ from ..cut import ranked
 from ..entries import Basis, Entry
 from ..inner.whiten import whitened_values
 from ..moments import Moments
-from ..survey import Reading, Survey
+from ..readings import Reading
+from ..sites import READ_ONLY
+from ..survey import Survey
 from .by_error import largest
 from .entry import entry_of, errors, kept, lost, why_not
 
@@ -36,7 +38,7 @@ class _Ordered(NamedTuple):
 def _candidates(found: Survey, basis: Basis, dense: bool, closed: dict[str, str]) -> dict[str, _Ordered]:
     chosen = {}
     for r in found.fitted:
-        if (r.splittable or dense) and r.name not in closed:
+        if (r.splittable or dense) and r.kind != READ_ONLY and r.name not in closed:
             plain = basis == "plain" and r.plain_spectrum is not None
             spectrum, fit = (r.plain_spectrum, r.plain) if plain else (r.spectrum, r.fit)
             first = [*range(fit.spikes), *(() if plain and r.spectrum.equalised else r.small)]

@@ -49,7 +49,9 @@ def zeros(
     entries = []
     for r in found.matrices:
         if r.name not in targets:
-            why = "a pair of layers: its product takes no zeros" if r.fit is not None else why_not(r)
+            why = (
+                "a pair of layers: its product takes no zeros" if r.fit is not None and r.kind == "pair" else why_not(r)
+            )
             entries.append(kept(r, why))
             continue
         moment = None if moments is None or r.name in lacking else moments[r.name]

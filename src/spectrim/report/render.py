@@ -87,7 +87,7 @@ def write_sweep(path: str | os.PathLike[str], sweep: Any, title: str | None = No
 
 
 def _written(path: str | os.PathLike[str], page: str) -> Path:
-    from spectrim.checkpoint import write_whole  # inside: to render a page needs no torch
+    from spectrim.writing import write_whole  # inside: to render a page needs no torch
 
     write_whole(path, page)
     return Path(path)

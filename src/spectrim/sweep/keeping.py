@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from ..checkpoint import write_whole
-from ..survey import fingerprint
+from ..readings import fingerprint
+from ..writing import write_whole
 from .score import Table
 
 SCHEMA = "spectrim.cell/1"

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
 
-from ..checkpoint import read_record, write_whole
+from ..checkpoint import read_record
+from ..writing import write_whole
 from .counting import Counts
 from .resampling import HALVES, Drawn, Gain
 

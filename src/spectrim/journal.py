@@ -1,0 +1,115 @@
+"""A journal of what is done of a long work, so that it goes on where it was when it is killed and started again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+LINES, LOCK = "journal.jsonl", "lock"
+
+
+class Journal:
+    """A folder of finished pieces, and a file with a line for each: `done` has what the lines say, by key.
+
+    A line is on disk before the next piece is begun, and a piece before its line. A last line that was cut short counts
+    for nothing. Where the folder belongs to another work, everything in it goes, and `fresh` says why.
+
+    Args:
+        folder: of the work; made if it is not there. One process at a time holds it.
+        work: what tells this work from another one, as JSON: its input, what is done with it, the versions.
+
+    Raises:
+        BlockingIOError: another process holds the folder.
+    """
+
+    def __init__(self, folder: Path, work: dict) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(folder / LOCK, "w")  # noqa: SIM115 - held until the work ends
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise BlockingIOError(f"{folder} is in use: another process does this work now") from None
+        except OSError:  # a file system that has no locks
+            pass
+        self.work = head = json.loads(json.dumps(work))
+        file = folder / LINES
+        lines, whole = _lines(file)
+        self.done: dict[str, dict] = {}
+        self.fresh = ""
+        if lines and lines[0] == head:
+            self.done = {line["key"]: line for line in lines[1:]}
+            os.truncate(file, whole)
+        else:
+            if lines:
+                self.fresh = _difference(lines[0], head)
+            self.clear()
+        self._out = open(file, "a")  # noqa: SIM115 - held until the work ends
+        if not lines or self.fresh:
+            self._append(head)
+
+    def add(self, key: str, record: dict) -> None:
+        """Write that a piece is done; it is on disk when this returns."""
+        line = {"key": key, **record}
+        self._append(line)
+        self.done[key] = json.loads(json.dumps(line))
+
+    def forget(self, key: str) -> None:
+        """Take a piece for one that is not done: its file is gone, or is not what the line says."""
+        self.done.pop(key, None)
+
+    def clear(self) -> None:
+        """Remove everything from the folder."""
+        for found in self.folder.iterdir():
+            if found.name == LOCK:
+                continue
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found)
+            else:
+                found.unlink()
+
+    def close(self) -> None:
+        """Let go of the folder, as it is."""
+        self._out.close()
+        self._lock.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _append(self, line: dict) -> None:
+        self._out.write(json.dumps(line, separators=(",", ":")) + "\n")
+        self._out.flush()
+        os.fsync(self._out.fileno())
+
+
+def _lines(file: Path) -> tuple[list[dict], int]:
+    """The lines of a journal and how many bytes of it are whole lines."""
+    found: list[dict] = []
+    whole = 0
+    if not file.exists():
+        return found, whole
+    for line in file.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            read = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(read, dict) or (found and "key" not in read):
+            break
+        found.append(read)
+        whole += len(line)
+    return found, whole
+
+
+def _difference(before: dict, now: dict) -> str:
+    """What of a work is another than that of the journal, for a message."""
+    return ", ".join(sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)))
