@@ -40,7 +40,8 @@ ALLOWED: dict[str, set[str]] = {
     "penalties": {"factored"},  # a pair shows its product
     "sites": {"linalg"},
     "shards": set(),
-    "checkpoint": {"shards"},
+    "hub": set(),
+    "checkpoint": {"shards", "hub"},
     "writing": {"checkpoint", "shards"},
     "stored": set(),
     "journal": set(),

@@ -177,4 +177,7 @@ def test_an_error_leaves_the_model_and_the_disk_as_they_were(wide, target, error
     met.clear()
     with pytest.raises(type(error)):
         trim(tmp_path / "model.pt", chosen, tmp_path / "out", moments=held)
-    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".out.partial", "model.pt"]  # what was done is kept
+    monkeypatch.undo()
+    trim(tmp_path / "model.pt", chosen, tmp_path / "out", moments=held)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.pt", "out"]

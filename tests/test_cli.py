@@ -279,9 +279,9 @@ def test_a_folder_that_vanishes_meanwhile_is_work_that_failed(model, tmp_path, m
         place.mkdir()
         looking = sys.modules["spectrim.cli.looking"]
 
-        def surveyed(*args, old=looking.surveyed):
+        def surveyed(*args, old=looking.surveyed, **more):
             place.rmdir()
-            return old(*args)
+            return old(*args, **more)
 
         monkeypatch.setattr(looking, "surveyed", surveyed)
         done = run("survey", model, option, place / "s")

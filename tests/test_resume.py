@@ -70,16 +70,24 @@ def job(request, tmp_path_factory) -> tuple[Path, Path, Path, float]:
     return source, work / "plan.json", work / "out", time.monotonic() - began
 
 
+def lines_of(journal: Path) -> int:
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
 def test_killed_at_twenty_moments_it_ends_in_the_same_bytes(job, tmp_path):
     source, chosen, expected, span = job
     draw = random.Random(0)
-    killed = resumed = 0
+    journal = tmp_path / ".out.partial/journal.jsonl"
+    killed = midway = 0
     for i in range(20):
         out = tmp_path / "out"
         process = FORKS.Process(target=cut, args=(source, chosen, out))
         process.start()
-        # Evenly over the span, and soon after the start once the work has nearly been done by those before.
-        time.sleep(draw.uniform(0, 1.1) * span * (0.3 if i % 2 else 1.0))
+        # Soon after the start, or some lines of the journal further on: evenly over the work, however fast it goes.
+        further = lines_of(journal) + draw.randint(0, 4)
+        while i % 4 and process.is_alive() and lines_of(journal) < further:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.03) * span)
         process.kill()
         process.join()
         killed += process.exitcode == -signal.SIGKILL
@@ -88,9 +96,8 @@ def test_killed_at_twenty_moments_it_ends_in_the_same_bytes(job, tmp_path):
             shutil.rmtree(out)
             shutil.rmtree(tmp_path / ".out.partial", ignore_errors=True)
         else:
-            journal = tmp_path / ".out.partial/journal.jsonl"
-            resumed += journal.exists() and journal.read_bytes().count(b"\n") > 1
-    assert killed >= 10 and resumed >= 5, (killed, resumed)
+            midway += lines_of(journal) > 1
+    assert killed >= 15 and midway >= 5, (killed, midway)
     cut(source, chosen, tmp_path / "out")
     assert bytes_of(tmp_path / "out") == bytes_of(expected)
     assert [f.name for f in tmp_path.iterdir()] == ["out"]

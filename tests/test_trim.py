@@ -303,7 +303,7 @@ def test_an_existing_output_is_refused_and_left_as_it_is(tmp_path):
 def faults():
     """Where things can go wrong, each with the module, the name that is made to fail, and whether the work is kept."""
     full = OSError(28, "No space left on device")
-    yield pytest.param(WORK, "ranked", 3, RuntimeError("injected"), False, id="decomposition")
+    yield pytest.param(WORK, "ranked", 3, RuntimeError("injected"), True, id="decomposition")
     yield pytest.param(WORK, "ranked", 3, KeyboardInterrupt(), True, id="interrupt")
     yield pytest.param(WORK, "ranked", 1, KeyboardInterrupt(), False, id="interrupt before anything is done")
     yield pytest.param(PIECES, "write_tensors", 1, full, False, id="first piece")
@@ -311,7 +311,7 @@ def faults():
     yield pytest.param(REBUILD, "write_file", 1, full, True, id="file")
     yield pytest.param(REBUILD, "write_structure", 1, full, True, id="record")
     yield pytest.param(REBUILD, "copy_companions", 1, PermissionError(13, "denied"), True, id="companions")
-    yield pytest.param(PIECES, "_after", 2, RuntimeError("injected"), False, id="verification of a piece")
+    yield pytest.param(PIECES, "_after", 2, RuntimeError("injected"), True, id="verification of a piece")
     yield pytest.param(REBUILD, "_check_whole", 1, RuntimeError("injected"), False, id="verification")
     yield pytest.param(REBUILD.os, "fsync", 1, OSError(5, "I/O error"), False, id="first sync")
     yield pytest.param(REBUILD.os, "fsync", 6, OSError(5, "I/O error"), True, id="later sync")

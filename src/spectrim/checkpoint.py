@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from . import hub
 from .shards import check_headers, check_named, files_of, is_index, named_files, read_json
 
 STATE_DICTS = (".pt", ".pth", ".bin", ".ckpt")
@@ -89,9 +90,13 @@ class Checkpoint:
 def open_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """Return the checkpoint at `path`: a folder, file or index of safetensors, or a state dict saved by torch.
 
+    What is no path here and looks like an id of the Hugging Face hub, "owner/model", is fetched from there.
+
     Raises FileNotFoundError or ValueError with what was found there and what to do about it. Nothing in a file is run.
     """
-    path = Path(path)
+    name, path = str(path), Path(path)
+    if not path.exists() and hub.is_id(name):
+        path = hub.fetched(name)
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
     if path.is_dir():

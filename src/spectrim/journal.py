@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -31,11 +30,13 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(folder / LOCK, "w")  # noqa: SIM115 - held until the work ends
         try:
+            import fcntl
+
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
             raise BlockingIOError(f"{folder} is in use: another process does this work now") from None
-        except OSError:  # a file system that has no locks
+        except (OSError, ImportError):  # a file system, or a system, that has no such locks
             pass
         self.work = head = json.loads(json.dumps(work))
         file = folder / LINES
@@ -64,7 +65,8 @@ class Journal:
         self.done.pop(key, None)
 
     def clear(self) -> None:
-        """Remove everything from the folder."""
+        """Remove everything from the folder: nothing of it is done."""
+        self.done = {}
         for found in self.folder.iterdir():
             if found.name == LOCK:
                 continue

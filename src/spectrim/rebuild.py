@@ -67,7 +67,8 @@ def rebuild(
     """Write the checkpoint that the plan makes of `source` to the new folder `out`.
 
     Killed at any moment and started again with the same arguments, it goes on where it was, and the bytes that come out
-    are the same. An interruption and a full disk leave what is done for that; any other error leaves nothing.
+    are the same. So does an error leave what is done, unless that is worth nothing: it is not what was planned, or the
+    input was changed.
 
     Args:
         source: what is cut; it is only read.
@@ -151,7 +152,7 @@ def _folder(out: Path, work: dict) -> Iterator[tuple[Journal, Path]]:
                     out.rmdir()
                 made = place / "shaped"
                 (made if made.exists() else whole).rename(out)
-            except (KeyboardInterrupt, OSError, MemoryError) as error:
+            except BaseException as error:
                 kept = bool(journal.done)
                 if kept:
                     error.add_note(f"what is done is kept in {place}: the same command goes on from there")
@@ -211,8 +212,10 @@ def _cut_all(
         todo = []
     # Small ones side by side, a thread each; not where the moments of their inputs are in memory too.
     workers = torch.get_num_threads() if how.moments is None else 1
-    small = [u for u in todo if workers > 1 and all(s.rows * s.cols <= SMALL for s, _ in u.of)]
-    large = [u for u in todo if u not in small]
+    small, large = [], []
+    for unit in todo:
+        fits = workers > 1 and all(site.rows * site.cols <= SMALL for site, _ in unit.of)
+        (small if fits else large).append(unit)
     for unit, record in shared_out(small, lambda u: partial(cut, source, u, how, place[u.key], undo), workers):
         journal.add(unit.key, record)
         took(unit)
@@ -278,6 +281,7 @@ def _assemble(
         inputs |= {shard: told["input"]} if told["input"] else {}
         params, nbytes = params + told["params"], nbytes + told["nbytes"]
     if source.files and _identity(source, plan)["input"] != journal.work["input"]:
+        journal.clear()
         raise ValueError(f"the files of {source.label} were changed while they were read: start anew")
     write_index(whole, shards, nbytes, source.index)
     splits = dict(source.splits)
@@ -311,7 +315,11 @@ def _assemble(
     if undo:
         data = {f"{i:06d}.z": records[unit.key]["undo"] for i, unit in enumerate(units)}
         manifest(whole, source.folder, source.files, inputs, data)
-    _check_whole(source, plan, whole)
+    try:
+        _check_whole(source, plan, whole)
+    except BaseException:
+        journal.clear()
+        raise
     for file in whole.rglob("*"):
         if file.is_file() and file.name not in files:
             with open(file, "rb") as handle:

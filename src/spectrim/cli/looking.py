@@ -50,7 +50,7 @@ def surveyed(
 
     chosen, source = estimator(edge, alpha, beta), open_model(model)
     how = {"equalize": not no_equalize, "fused": fused.value, "vectors": vectors, **more}
-    if beside is not None and str(beside) != "-" and source.files:
+    if beside is not None and str(beside) != "-" and source.files and beside.parent.is_dir():
         how["journal"] = beside.parent / f".{beside.name}.partial"
     return run(source, chosen, **how, progress=bar("surveying"))
 
