@@ -81,7 +81,7 @@ ALLOWED: dict[str, set[str]] = {
     "entries": {"checkpoint", "steps", "verdict", "writing"},
     "planning": {"budgets", "cut", "entries", "inner", "moments", "sites", "survey", "readings"},
     "plan": {"survey", "budgets", "entries", "moments", "planning", "sites", "verdict"},
-    "output": set(),
+    "output": {"writing"},
     "undisturbed": set(),
     "work": {"cut", "entries", "linalg", "moments", "reading", "sites", "survey", "readings"},
     "shapes": {"adapter", "checkpoint", "entries", "names", "packed", "stored", "writing"},
@@ -133,6 +133,7 @@ ALLOWED: dict[str, set[str]] = {
     "onecycle": {"decay", "edges", "linalg", "metrics", "reading", "sites", "spectrum", "steps", "survey", "readings"},
     "cycles": {"handover", "linalg", "modules", "onecycle", "sites", "survey", "trim"},
     "audit": {"plan"},
+    "footprint": {"adapter", "audit", "entries", "shapes", "writing"},
     "sweep": {
         "budgets",
         "calibrate",
@@ -153,6 +154,7 @@ ALLOWED: dict[str, set[str]] = {
         *("budgets", "calibrate", "checkpoint", "moments", "survey", "compare", "plan", "trim"),
         *("audit", "demo", "edges", "report", "sweep", "undo", "engines"),
         *("writing",),
+        *("footprint",),
     },
     "__main__": {"cli"},
 }

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spectrim import plan, survey, trim
+from spectrim.footprint import footprints
 from spectrim.unpacking import load as unpacked
 from test_resume import sharded
 
@@ -145,3 +146,31 @@ def test_what_cannot_be_is_refused_before_anything_is_written(how, match, source
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="of files"):
         trim(net(), plan(survey(net()), params=0.5, gate=1.0), shape="dense")
+
+
+def test_the_audit_of_the_shapes(source, tmp_path):
+    found = survey(source)
+    ranks, zeros = plan(found, params=0.5, gate=1.0), plan(found, zeros=0.6)
+    outs = {shape: trimmed(source, ranks, tmp_path / shape, shape=shape) for shape in ("split", "dense", "adapter")}
+    outs["packed"] = trimmed(source, zeros, tmp_path / "packed", shape="packed")
+    rows = {row.shape if row.name != "before" else "before": row for row in footprints(outs.values(), repeats=3)}
+    dense = sum(a * b for a, b in pairwise(SIZES))
+    assert rows["before"].macs == rows["dense"].macs == rows["packed"].macs == dense
+    assert rows["split"].macs == sum(e.macs_after for e in ranks.entries)
+    assert rows["adapter"].macs == dense + sum(max(1, e.spikes) * (e.rows + e.cols) for e in ranks.touched)
+    whole = 4 * (dense + sum(SIZES[1:]))
+    assert rows["before"].memory == rows["dense"].memory == rows["packed"].memory == whole
+    assert rows["split"].memory == whole - sum(e.bytes_before - e.bytes_after for e in ranks.entries)
+    for shape, out in outs.items():
+        assert rows[shape].disk == sum(f.stat().st_size for f in out.rglob("*.safetensors"))
+        assert rows[shape].latency > 0
+    assert rows["before"].ratio == 1.0 and rows["packed"].disk < 0.5 * whole < rows["packed"].memory
+    with pytest.raises(ValueError, match="no trim"):
+        footprints([source])
+    with pytest.raises(ValueError, match="packed zeros"):
+        survey(outs["packed"])
+    save_file({"0.weight": torch.randn(30, 40)}, tmp_path / "other.safetensors")
+    other = tmp_path / "other.safetensors"
+    trim(other, plan(survey(other), params=0.5, gate=1.0), tmp_path / "other")
+    with pytest.raises(ValueError, match="another model"):
+        footprints([outs["split"], tmp_path / "other"])

@@ -30,6 +30,7 @@ STATE_DICTS = (".pt", ".pth", ".bin", ".ckpt")
 WEIGHTS = (*STATE_DICTS, ".safetensors", ".h5", ".msgpack", ".onnx", ".gguf", ".npz")  # none of these is a companion
 NESTED = ("state_dict", "model_state_dict", "model", "module")  # where training scripts put the weights
 SPLITS = "spectrim.json"
+PACKED = "spectrim.packed/1"  # in the metadata of a file, see unpacking.py
 FORMS = ("linear", "conv2d", "parameter")
 DIMENSIONS = 64  # of a tensor, at most; numpy takes no more
 
@@ -206,6 +207,10 @@ def _open_safetensors(label: str, files: list[Path], folder: Path | None, index:
     infos: dict[str, Info] = {}
     for file in files:
         with _opened(file) as handle:
+            if PACKED in (handle.metadata() or {}):
+                raise ValueError(
+                    f"{file} holds packed zeros: unpack it first, with `load` of the unpack_spectrim.py beside it"
+                )
             for name in handle.offset_keys():
                 if name in infos:
                     raise ValueError(

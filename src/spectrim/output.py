@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-SCHEMA = "spectrim.trimmed/1"
+from .writing import TRIMMED
+
 MODELING = "modeling_spectrim.py"
 
 # Which Auto classes of transformers load an architecture, by the end of its name; AutoModel always does.
@@ -72,7 +73,7 @@ def write_structure(folder: Path, splits: Mapping, record: Mapping, architecture
         record: what else spectrim.json holds (plan, changes).
         architecture: the name of the transformers class whose weights these are, or None.
     """
-    (folder / "spectrim.json").write_text(json.dumps({"schema": SCHEMA, "splits": splits, **record}, indent=1) + "\n")
+    (folder / "spectrim.json").write_text(json.dumps({"schema": TRIMMED, "splits": splits, **record}, indent=1) + "\n")
     config = folder / "config.json"
     if not splits:
         return

@@ -14,8 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .checkpoint import WEIGHTS, first_line
+from .checkpoint import WEIGHTS, first_line, read_record
 from .shards import is_index
+
+TRIMMED = "spectrim.trimmed/1"  # the schema of spectrim.json
 
 
 @contextmanager
@@ -110,3 +112,13 @@ def copy_companions(source: Path | None, folder: Path) -> None:
         if file.is_file() and not weights and not any(part.startswith(".") for part in place.parts):
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / place)
+
+
+def read_trimmed(folder: str | os.PathLike) -> dict:
+    """Return the record of a folder that `trim` wrote. ValueError where no trim did."""
+    file = Path(folder) / "spectrim.json"
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}")
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no spectrim.json: no trim wrote it")
+    return read_record(file, "record of a trim", TRIMMED)

@@ -18,7 +18,16 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 stopped by Ctrl-C.",
 )
-for command in (looking.survey, looking.edges, cutting.plan, cutting.trim, cutting.undo, cutting.demo, sweeping.sweep):
+for command in (
+    looking.survey,
+    looking.edges,
+    cutting.plan,
+    cutting.trim,
+    cutting.undo,
+    cutting.audit,
+    cutting.demo,
+    sweeping.sweep,
+):
     app.command()(guarded(command))
 
 

@@ -280,6 +280,40 @@ def undo(
     say(f"restored: {run(trimmed, output)}")
 
 
+def audit(
+    folders: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Folders that `spectrim trim` wrote.")],
+    batch: Annotated[int, typer.Option(min=1, help="Positions at a time.")] = 32,
+    json: Json = None,
+) -> None:
+    """Show what trimmed folders of one model take beside it: disk, memory, multiply-adds, measured time."""
+    import json as js
+    from dataclasses import asdict
+
+    import torch
+
+    from ..footprint import footprints
+
+    places(json=json)
+    found = footprints(folders, batch)
+    if written(json, js.dumps([asdict(row) for row in found], indent=1)):
+        return
+    columns = [
+        ("folder", "left", [row.name for row in found]),
+        ("shape", "left", [row.shape for row in found]),
+        ("disk", "right", [f"{row.disk:,}" for row in found]),
+        ("memory", "right", [f"{row.memory:,}" for row in found]),
+        ("multiply-adds", "right", [f"{row.macs:,}" for row in found]),
+        ("ms", "right", [f"{row.latency:.2f}" for row in found]),
+        ("of dense", "right", [f"{row.ratio:.2f}" for row in found]),
+    ]
+    tables.show(columns)
+    threads = torch.get_num_threads()
+    say(
+        "bytes; multiply-adds for one position, and the time of the plan's matrices alone, one after the other: cpu, "
+        f"{threads} thread{'s' * (threads > 1)}, {batch} positions, medians"
+    )
+
+
 def _report_of(model: str, done, html: Path) -> None:
     from ..audit import matrices_latency
     from ..edges import from_repr
