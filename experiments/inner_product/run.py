@@ -134,7 +134,7 @@ def methods(task: Any, samples: models.Batches, kind: str) -> dict[str, Any]:
 def measured(
     name: str, kind: str, given: Mapping[str, Path], work: Path, rates: tuple[float, ...] = ()
 ) -> dict[str, Any]:
-    """Returns one sweep of one model, the gain of every method over each other, and the share of the gap closed."""
+    """Returns one sweep of one model, and the gain of every method over each other, with the ends of its interval."""
     task, samples = toy() if name == "toy" else models.opened(name, given)
     made = methods(task, samples, kind.removeprefix("more-"))
     made = {way: made[way] for way in SURVIVORS.get(kind) or FEWER.get((name, kind)) or made}
@@ -145,8 +145,8 @@ def measured(
         for score in found.scores if not one.failed else ():
             of = gains.setdefault(score, {}).setdefault(f"{one.rate:g}", {}).setdefault(one.method, {})
             for cell in others:
-                told = vars(found.gain(one, cell, score, "report"))
-                of[cell.method] = {key: round(x, 5) if isinstance(x, float) else x for key, x in told.items()}
+                gain = found.gain(one, cell, score, "report")
+                of[cell.method] = [round(x, 4) for x in (gain.value, gain.low, gain.high)]
     return {"sweep": slim(json.loads(found.to_json())), "gains": gains}
 
 
