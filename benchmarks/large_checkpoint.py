@@ -2,8 +2,8 @@
 
     python benchmarks/large_checkpoint.py --gib 12 --work DIR --output benchmarks/results/large_checkpoint.json
 
-The checkpoint: matrices of 1024 x 3072, float32, in as many as make up the size, each with noise of its own and 8
-planted spikes of 1.5 to 5 times the transition; made one at a time, every byte of it written. Each verb is a process of
+The checkpoint: matrices of 1024 x 3072 unless told otherwise, float32, as many as make up the size, each with noise of
+its own and 8 planted spikes of 1.5 to 5 times the transition; made one at a time, every byte of it written. Each verb is a process of
 its own; `peak_mib` is its largest resident memory, that of the interpreter and all imports included, as the kernel
 counts it (`ru_maxrss`), and beside it that of a process that only imports. Half of the parameters go by `--params`, or
 half of the entries by `--zeros`. `spikes` says how many matrices showed how many. DIR holds about twice the size.
@@ -22,31 +22,30 @@ from pathlib import Path
 
 import numpy as np
 
-ROWS, COLS, SPIKES = 1024, 3072, 8
-MATRIX = ROWS * COLS * 4
+SPIKES = 8
 
 
-def planted(seed: int) -> np.ndarray:
-    """Return one matrix: unit noise and spikes, the noise made in place of float64 arrays of its size."""
+def planted(seed: int, rows: int, cols: int) -> np.ndarray:
+    """Return one matrix: noise, and spikes above it."""
     generator = np.random.default_rng(seed)
-    W = generator.standard_normal((ROWS, COLS), dtype=np.float32)
-    transition = COLS**0.5 * (ROWS / COLS) ** 0.25
-    U, _ = np.linalg.qr(generator.standard_normal((ROWS, SPIKES)))
-    V, _ = np.linalg.qr(generator.standard_normal((COLS, SPIKES)))
+    W = generator.standard_normal((rows, cols), dtype=np.float32)
+    transition = cols**0.5 * (rows / cols) ** 0.25
+    U, _ = np.linalg.qr(generator.standard_normal((rows, SPIKES)))
+    V, _ = np.linalg.qr(generator.standard_normal((cols, SPIKES)))
     strengths = transition * np.linspace(5, 1.5, SPIKES)
     W += ((U * strengths) @ V.T).astype(np.float32)
     return W * np.float32(0.02)
 
 
-def write_checkpoint(folder: Path, matrices: int, shards: int) -> None:
+def write_checkpoint(folder: Path, matrices: int, shards: int, rows: int, cols: int) -> None:
     """Write the checkpoint, a matrix at a time, in plain safetensors: a header, then the bytes."""
     folder.mkdir(parents=True)
-    weight_map = {}
+    weight_map, nbytes = {}, 4 * rows * cols
     for shard in range(shards):
         names = [f"layers.{i}.weight" for i in range(shard, matrices, shards)]
         file = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
         header = {
-            name: {"dtype": "F32", "shape": [ROWS, COLS], "data_offsets": [i * MATRIX, (i + 1) * MATRIX]}
+            name: {"dtype": "F32", "shape": [rows, cols], "data_offsets": [i * nbytes, (i + 1) * nbytes]}
             for i, name in enumerate(names)
         }
         text = json.dumps({"__metadata__": {"format": "pt"}} | header).encode()
@@ -54,9 +53,9 @@ def write_checkpoint(folder: Path, matrices: int, shards: int) -> None:
         with open(folder / file, "wb") as out:
             out.write(len(text).to_bytes(8, "little") + text)
             for name in names:
-                out.write(planted(int(name.split(".")[1])).data)
+                out.write(planted(int(name.split(".")[1]), rows, cols).data)
         weight_map |= dict.fromkeys(names, file)
-    index = {"metadata": {"total_size": matrices * MATRIX}, "weight_map": weight_map}
+    index = {"metadata": {"total_size": matrices * nbytes}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
@@ -112,13 +111,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--target", default="params=0.5", help="params=SHARE kept, or zeros=SHARE")
     parser.add_argument("--together", action="store_true", help="one survey and one process for all, from Python")
+    parser.add_argument("--shape", nargs=2, type=int, default=[1024, 3072], metavar=("ROWS", "COLS"))
     options = parser.parse_args()
-    matrices = round(options.gib * 2**30 / MATRIX)
-    source = options.work / f"checkpoint-{options.gib:g}"
+    rows, cols = options.shape
+    matrices = round(options.gib * 2**30 / (4 * rows * cols))
+    source = options.work / f"checkpoint-{options.gib:g}-{rows}x{cols}"
     if not source.exists():
         part = source.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
-        write_checkpoint(part, matrices, options.shards)
+        write_checkpoint(part, matrices, options.shards, rows, cols)
         part.rename(source)
     for name in ("out", "survey.json", "plan.json"):
         place = options.work / name
@@ -127,7 +128,7 @@ def main() -> None:
         "gib": options.gib,
         "shards": options.shards,
         "matrices": matrices,
-        "shape": [ROWS, COLS],
+        "shape": [rows, cols],
         "planted": SPIKES,
         "target": options.target,
         "threads": len(os.sched_getaffinity(0)),

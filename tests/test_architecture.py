@@ -108,6 +108,7 @@ ALLOWED: dict[str, set[str]] = {
             "engines",
             "tasks",
         ),
+        *("shards",),
     },
     "trim": {
         *("calibrate", "plan", "survey", "output", "moments", "edges", "undisturbed", "work"),

@@ -273,3 +273,37 @@ def test_a_survey_notices_that_another_one_is_asked_for(job, tmp_path):
         from spectrim.lines import from_line
 
         from_line({"is": "Popen", "fields": {"args": "rm"}}, spectrim.Spectrum)
+
+
+def test_a_folder_of_somebody_elses_is_no_journal(job, tmp_path):
+    source = tmp_path / "model"
+    shutil.copytree(job[0], source)
+    before = bytes_of(source)
+    with pytest.raises(ValueError, match="no part of a journal"):
+        survey(source, journal=source)
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial/thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match=r"thesis\.tex"):
+        trim(source, job[1], tmp_path / "out")
+    assert bytes_of(source) == before and (tmp_path / ".out.partial/thesis.tex").exists()
+
+
+def test_files_of_other_names_and_a_shard_by_itself(job, tmp_path):
+    torch.manual_seed(0)
+    (tmp_path / "odd").mkdir()
+    for name, key in (("one.st", "a"), ("two.st", "b")):
+        save_file({f"{key}.weight": torch.randn(40, 50)}, tmp_path / "odd" / name)
+    index = {"weight_map": {"a.weight": "one.st", "b.weight": "two.st"}}
+    (tmp_path / "odd/model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"safetensors"):
+        trim(tmp_path / "odd", plan(survey(tmp_path / "odd"), gate=1.0, params=0.5), tmp_path / "out")
+    shard = sorted(job[0].glob("*.safetensors"))[0]
+    trim(shard, plan(survey(shard), gate=1.0, params=0.5), tmp_path / "part")
+    assert len(survey(tmp_path / "part").matrices) == len(survey(shard).matrices)
+
+
+def test_a_state_dict_of_a_type_without_a_name_is_refused_at_once(tmp_path):
+    state = {"a.weight": torch.randn(40, 50), "b": torch.zeros(3, dtype=torch.complex128)}
+    with pytest.raises(ValueError, match="complex128"):
+        trim(state, plan(survey(state), gate=1.0, params=0.5), tmp_path / "out")
+    assert not list(tmp_path.iterdir())

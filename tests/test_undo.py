@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,41 @@ def test_the_record_names_no_path_of_this_machine(tmp_path):
     out = taken(sharded(tmp_path / "model"), tmp_path / "out", params=0.5)
     assert str(tmp_path) not in (out / "undo/undo.json").read_text() + (out / "spectrim.json").read_text()
     assert json.loads((out / "undo/undo.json").read_text())["schema"] == "spectrim.undo/1"
+
+
+@pytest.mark.parametrize("place", ["files", "companions", "tensors", "added"])
+@pytest.mark.parametrize("name", ["../victim.txt", "/tmp/victim.txt", "..", "a\\b"])
+def test_a_record_that_leads_out_of_the_folder_is_refused(place, name, tmp_path):
+    out = taken(sharded(tmp_path / "model", 1, 1), tmp_path / "out", params=0.5)
+    record = json.loads((out / "undo/undo.json").read_text())
+    if isinstance(record[place], dict):
+        record[place][name] = next(iter(record[place].values()))
+    else:
+        record[place].append(name)
+    (out / "undo/undo.json").write_text(json.dumps(record))
+    (tmp_path / "victim.txt").write_text("mine")
+    with pytest.raises(ValueError, match="cannot be undone"):
+        undo(out, tmp_path / "deep/back")
+    assert (tmp_path / "victim.txt").read_text() == "mine" and not (tmp_path / "deep").exists()
+
+
+def test_an_index_that_the_trim_writes_the_same_comes_back_too(tmp_path):
+    source = sharded(tmp_path / "model")
+    once = taken(source, tmp_path / "once", zeros=0.2)
+    shutil.rmtree(once / "undo")
+    undo(taken(once, tmp_path / "twice", zeros=0.4), tmp_path / "back")
+    assert bytes_of(tmp_path / "back") == bytes_of(once)
+
+
+def test_what_undo_needs_is_cut_again_where_it_was_lost(tmp_path, monkeypatch):
+    source = sharded(tmp_path / "model")
+    chosen = plan(survey(source), zeros=0.3)
+    with monkeypatch.context() as patched:
+        full = OSError(28, "No space left on device")
+        patched.setattr(sys.modules["spectrim.rebuild"], "write_index", lambda *a: (_ for _ in ()).throw(full))
+        with pytest.raises(OSError, match="No space"):
+            trim(source, chosen, tmp_path / "out", undo=True)
+    (tmp_path / ".out.partial/whole/undo/000001.z").write_bytes(b"")
+    trim(source, chosen, tmp_path / "out", undo=True)
+    undo(tmp_path / "out", tmp_path / "back")
+    assert bytes_of(tmp_path / "back") == bytes_of(source)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 LINES, LOCK = "journal.jsonl", "lock"
+OWN = (LOCK, "pieces", "whole", "shaped", LINES)  # all that may stand in the folder of a journal; removed in this order
 
 
 class Journal:
@@ -27,12 +28,17 @@ class Journal:
 
     def __init__(self, folder: Path, work: dict) -> None:
         self.folder = folder
+        if folder.exists() and (strange := [f.name for f in folder.iterdir() if f.name not in OWN]):
+            raise ValueError(f"{folder} holds {strange[0]}, which is no part of a journal: name a folder of its own")
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(folder / LOCK, "w")  # noqa: SIM115 - held until the work ends
         try:
             import fcntl
 
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            there = os.stat(folder / LOCK).st_ino if (folder / LOCK).exists() else None
+            if there != os.fstat(self._lock.fileno()).st_ino:  # who held it has removed it in this moment
+                raise BlockingIOError
         except BlockingIOError:
             self._lock.close()
             raise BlockingIOError(f"{folder} is in use: another process does this work now") from None
@@ -52,7 +58,12 @@ class Journal:
             self.clear()
         self._out = open(file, "a")  # noqa: SIM115 - held until the work ends
         if not lines or self.fresh:
-            self._append(head)
+            try:
+                self._append(head)
+            except BaseException:
+                self.remove()
+                self.close()
+                raise
 
     def add(self, key: str, record: dict) -> None:
         """Write that a piece is done; it is on disk when this returns."""
@@ -67,13 +78,18 @@ class Journal:
     def clear(self) -> None:
         """Remove everything from the folder: nothing of it is done."""
         self.done = {}
-        for found in self.folder.iterdir():
-            if found.name == LOCK:
-                continue
+        for name in OWN[1:]:
+            found = self.folder / name
             if found.is_dir() and not found.is_symlink():
                 shutil.rmtree(found)
             else:
-                found.unlink()
+                found.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder and all in it, while it is still held: nobody else can have begun in it."""
+        self.clear()
+        (self.folder / LOCK).unlink(missing_ok=True)
+        self.folder.rmdir()
 
     def close(self) -> None:
         """Let go of the folder, as it is."""

@@ -88,7 +88,8 @@ def cut(source: Checkpoint, unit: Unit, how: How, file: Path, undo: Path | None)
     if undo is not None:
         old, piece = _old(source, record), layout(file).tensors
         codes = {name: CODES[source.infos[name].dtype] for name, _ in old}
-        record["undo"] = kept(old, piece, codes, undo / f"{file.stem}.z")
+        place = undo / f"{file.stem}.z"
+        record |= {"undo": kept(old, piece, codes, place), "undo_sha256": hash_file(place)}
     return record | {"bytes": file.stat().st_size, "sha256": hash_file(file)}
 
 

@@ -30,8 +30,9 @@ from .linalg import shared_out
 from .output import check_loadable, write_structure
 from .pieces import Cuts, Unit, cut, cuts_of, shard_of, units_of
 from .shapes import Shape, shaped
+from .shards import NUMBERED
 from .sites import Inventory, Site
-from .stored import Layout, Stored, hash_file, layout, of_tensor, spliced, stamps, write_file
+from .stored import CODES, Layout, Stored, hash_file, layout, of_tensor, spliced, stamps, write_file
 from .survey import SMALL, inventory
 from .tasks import place_of
 from .undo import FOLDER as UNDO
@@ -88,6 +89,11 @@ def rebuild(
         raise ValueError("a cut in the inner product of inputs is made here, one after the other: leave out the engine")
     if undo and not source.files:
         raise ValueError(f"{source.label} is no file of safetensors: undo gives back bytes of such files only")
+    names = [_name(shard) for shard in source.shards]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{source.label} keeps its tensors in files that are not called *.safetensors: rename them")
+    if not source.files and (odd := [name for name, info in source.infos.items() if info.dtype not in CODES]):
+        raise ValueError(f"{odd[0]} is {source.infos[odd[0]].dtype}, which a file of safetensors has no name for")
     units = units_of(plan.touched, sites)
     split = {sites[e.name].layer.name for e in plan.touched if e.action == "split"}
     floats = [name for name, info in source.infos.items() if info.dtype.is_floating_point]
@@ -134,8 +140,9 @@ def _folder(out: Path, work: dict) -> Iterator[tuple[Journal, Path]]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already: name a folder that does not, or remove it first")
     above = [folder for folder in out.parents if not folder.exists()]  # made for `out`, the innermost first
+    if os.path.ismount(out):
+        raise ValueError(f"{out} is where a disk is mounted, and cannot be renamed: name a folder in it")
     place = out.parent / f".{out.name}.partial"
-    kept = False
     try:
         with Journal(place, work) as journal:
             if journal.fresh:
@@ -153,16 +160,15 @@ def _folder(out: Path, work: dict) -> Iterator[tuple[Journal, Path]]:
                 made = place / "shaped"
                 (made if made.exists() else whole).rename(out)
             except BaseException as error:
-                kept = bool(journal.done)
-                if kept:
+                if not journal.done:
+                    journal.remove()
+                elif isinstance(error, KeyboardInterrupt | OSError | MemoryError):
                     error.add_note(f"what is done is kept in {place}: the same command goes on from there")
+                else:
+                    error.add_note(f"what is done is kept in {place}")
                 raise
-    except BlockingIOError:
-        kept = True  # it is another process's
-        raise
+            journal.remove()
     finally:
-        if not kept:
-            shutil.rmtree(place, ignore_errors=True)
         for folder in above:
             with suppress(OSError):  # it is not empty: it holds `out`, or something of somebody else's
                 folder.rmdir()
@@ -181,8 +187,15 @@ def _cut_all(
     place = {unit.key: journal.folder / "pieces" / f"{i:06d}.safetensors" for i, unit in enumerate(units)}
     for shard in source.shards:
         record = journal.done.get(_file_key(shard))
-        if record and not _sound(journal.folder / "whole" / _name(shard), record):
+        same = record and (record["input"] is None or hash_file(source.files[shard]) == record["input"])
+        if record and not (same and _sound(journal.folder / "whole" / _name(shard), record)):
             journal.forget(_file_key(shard))
+    if undo is not None:
+        for i, unit in enumerate(units):
+            kept, record = undo / f"{i:06d}.z", journal.done.get(unit.key)
+            if record and not (kept.is_file() and hash_file(kept) == record["undo_sha256"]):
+                journal.forget(unit.key)
+                journal.forget(_file_key(shard_of(source, unit)))
     written = {unit.key for unit in units if _file_key(shard_of(source, unit)) in journal.done}
     for unit in units:
         record = journal.done.get(unit.key)
@@ -283,7 +296,9 @@ def _assemble(
     if source.files and _identity(source, plan)["input"] != journal.work["input"]:
         journal.clear()
         raise ValueError(f"the files of {source.label} were changed while they were read: start anew")
-    write_index(whole, shards, nbytes, source.index)
+    # One shard of several is a model only where an index says so.
+    alone = len(source.files) == 1 and NUMBERED.fullmatch(next(iter(source.files.values())).stem)
+    write_index(whole, shards, nbytes, source.index or ("model.safetensors.index.json" if alone else None))
     splits = dict(source.splits)
     for unit in units:
         if records[unit.key]["spec"] is not None:

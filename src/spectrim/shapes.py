@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,17 +13,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from safetensors import safe_open
 from torch import Tensor
 
 from . import adapter, packed
 from .checkpoint import open_checkpoint
 from .entries import Plan
 from .names import layers_by_name, leading_tensor
-from .stored import Stored, layout, write_file
+from .stored import CODES, Stored, layout, write_file
 from .writing import write_index, write_tensors
 
 Shape = Literal["split", "dense", "adapter", "packed"]
+COUNT = itertools.count()
 ADAPTER = "adapter"  # the folder of the pairs: beside the base, transformers would load them on its own
 
 
@@ -84,17 +85,16 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def _read(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a file one by one, none of its pages kept."""
-    for name in layout(file).tensors:
-        with safe_open(file, framework="pt") as handle:
-            tensor = handle.get_tensor(name).clone()
-        yield name, tensor
+def _read(file: Path) -> Iterator[tuple[str, Tensor | None]]:
+    """The tensors of a file one by one, none of its pages kept; None for one of a type that torch does not have."""
+    source = open_checkpoint(file)
+    for name, stored in layout(file).tensors.items():
+        yield name, source.read(name) if stored.dtype in CODES.values() else None
 
 
 def _piece(tensors: Mapping[str, Tensor], work: Path) -> dict[str, Stored]:
     """Some tensors, on disk now."""
-    file = work / f"{sum(1 for _ in work.iterdir())}.safetensors"
+    file = work / f"{next(COUNT)}.safetensors"
     write_tensors(tensors, file)
     return layout(file).tensors
 
@@ -104,7 +104,8 @@ def _packed(file: Path, work: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     found: dict[str, Stored] = {}
     shapes = {}
     for name, tensor in _read(file):
-        made = None if {*packed.pieces(name)} & {*before.tensors} else packed.pack(tensor)
+        taken = tensor is None or {*packed.pieces(name)} & {*before.tensors}
+        made = None if taken else packed.pack(tensor)
         if made is None:
             found[name] = before.tensors[name]
         else:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -25,6 +26,8 @@ CODES = {
     torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
     torch.complex64: "C64",
     torch.bool: "BOOL",
     **{getattr(torch, f"int{n}"): f"I{n}" for n in (8, 16, 32, 64)},
@@ -73,6 +76,12 @@ def layout(file: Path) -> Layout:
 
     The header: 8 bytes, the length of what follows, little-endian; a JSON object of that length; then the tensors.
     """
+    told = file.stat()
+    return _layout(file, told.st_ino, told.st_size, told.st_mtime_ns)
+
+
+@lru_cache(maxsize=2)  # it is asked for anew for every tensor of a file
+def _layout(file: Path, *state: int) -> Layout:
     with open(file, "rb") as handle:
         length = handle.read(8)
         text = handle.read(int.from_bytes(length, "little"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -261,10 +260,9 @@ def _noted(folder: str | os.PathLike | None, source: nn.Module | Checkpoint, how
             if journal.done:
                 error.add_note(f"what is done is kept in {folder}: the same command goes on from there")
             else:
-                journal.clear()
+                journal.remove()
             raise
-        journal.clear()
-    shutil.rmtree(folder, ignore_errors=True)
+        journal.remove()
 
 
 class _Crew(NamedTuple):

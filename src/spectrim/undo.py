@@ -8,19 +8,20 @@ OUT/undo/companions/   what stood beside the weights and was changed (config.jso
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
 from .checkpoint import read_record
 from .stored import CHUNK, Range, Stored, hash_file, layout, read_range
-from .writing import whole_folder
+from .writing import read_trimmed, whole_folder
 
 FOLDER, MANIFEST, SCHEMA = "undo", "undo.json", "spectrim.undo/1"
 LEVEL = 1  # of zlib: what is left of a float after the bytes are sorted into planes has little more to give
@@ -121,7 +122,8 @@ def undo(folder: str | os.PathLike, out: str | os.PathLike) -> Path:
             f"{folder} cannot be undone: {made if (folder / 'spectrim.json').is_file() else 'no trim made it'}"
         )
     record = read_record(folder / FOLDER / MANIFEST, "record for undo", SCHEMA)
-    now = json.loads((folder / "spectrim.json").read_text()).get("files", {})
+    now = read_trimmed(folder).get("files", {})
+    _check(folder, record, now)
     for name, told in now.items():
         file = folder / name
         if not file.is_file() or file.stat().st_size != told["bytes"] or hash_file(file) != told["sha256"]:
@@ -134,7 +136,7 @@ def undo(folder: str | os.PathLike, out: str | os.PathLike) -> Path:
     with whole_folder(out) as fresh:
         skipped = {FOLDER, *record["added"], *now}
         for file in folder.iterdir():
-            if file.name in skipped or file.name.endswith(".index.json"):
+            if file.name in skipped:
                 continue
             (shutil.copytree if file.is_dir() else shutil.copyfile)(file, fresh / file.name)
         for name in record["companions"]:
@@ -146,12 +148,27 @@ def undo(folder: str | os.PathLike, out: str | os.PathLike) -> Path:
                     for chunk in _original(folder / FOLDER / "headers" / name, new, old):
                         digest.update(chunk)
                         handle.write(chunk)
-                except (zlib.error, KeyError, FileNotFoundError) as error:
+                except (zlib.error, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+                    if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+                        raise  # of the disk that is written to
                     why = f"what was kept of {name} is damaged ({error})"
                     raise ValueError(f"{folder} cannot be undone: {why}") from None
             if digest.hexdigest() != told["sha256"]:
                 raise ValueError(f"{folder} cannot be undone: what comes out for {name} is not the original")
     return Path(out)
+
+
+def _check(folder: Path, record: dict, now: object) -> None:
+    """ValueError where a record is not as `manifest` writes it: it names files, and none outside of its folder."""
+    try:
+        named = [*record["files"], *record["companions"], *record["added"], *record["tensors"], *now]
+        sound = all(isinstance(name, str) and PureWindowsPath(name).name == name != ".." for name in named)
+        sound &= all(isinstance(told["sha256"], str) for told in (*record["files"].values(), *now.values()))
+        sound &= all(isinstance(part, dict) for parts in record["tensors"].values() for part in parts)
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise ValueError(f"{folder} cannot be undone: its record is not as a trim writes it")
 
 
 def _original(header: Path, new: Mapping[str, Stored], old: Mapping[str, list[dict]]) -> Iterator[bytes]:
@@ -178,13 +195,18 @@ def _restored(part: dict, new: Mapping[str, Stored]) -> Iterator[bytes]:
     stretch, left = zlib.decompressobj(), part["bytes"]
     beside = _of(new, part["name"], part["offset"], part["offset"] + part["bytes"]) if part["xor"] else None
     ready = bytearray()
-    for packed in read_range(Range(part["file"], part["start"], part["stop"])):
-        ready += stretch.decompress(packed)
-        while left and len(ready) >= (size := min(CHUNK, left)):
-            plain = _entries(np.frombuffer(bytes(ready[:size]), np.uint8), part["width"])
-            del ready[:size]
-            left -= size
-            yield (plain if beside is None else plain ^ np.frombuffer(next(beside), np.uint8)).tobytes()
+    for packed in (*read_range(Range(part["file"], part["start"], part["stop"])), b""):
+        while True:
+            ready += stretch.decompress(packed, CHUNK)  # no more at a time, whatever it claims to hold
+            if len(ready) > left:
+                raise zlib.error("it holds more than there was")
+            while left and len(ready) >= (size := min(CHUNK, left)):
+                plain = _entries(np.frombuffer(bytes(ready[:size]), np.uint8), part["width"])
+                del ready[:size]
+                left -= size
+                yield (plain if beside is None else plain ^ np.frombuffer(next(beside), np.uint8)).tobytes()
+            if not (packed := stretch.unconsumed_tail):
+                break
 
 
 def _mostly_the_same(a: Range, b: Range) -> bool:

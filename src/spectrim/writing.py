@@ -17,6 +17,7 @@ from torch import Tensor
 from .checkpoint import WEIGHTS, first_line, read_record
 from .shards import is_index
 
+os.umask(UMASK := os.umask(0))  # once: to ask for it is to change it, which threads would see
 TRIMMED = "spectrim.trimmed/1"  # the schema of spectrim.json
 
 
@@ -60,9 +61,7 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[s
         save_file(tensors, file, metadata={"format": "pt", **(metadata or {})})
     except SafetensorError as error:
         raise OSError(f"{file} could not be written: {first_line(error)}") from None
-    mask = os.umask(0)
-    os.umask(mask)
-    file.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
+    file.chmod(0o666 & ~UMASK)  # safetensors makes files that only their owner can read
 
 
 def write_whole(path: str | os.PathLike, text: str) -> None:
