@@ -3,10 +3,11 @@
     python benchmarks/large_checkpoint.py --gib 12 --work DIR --output benchmarks/results/large_checkpoint.json
 
 The checkpoint: matrices of 1024 x 3072 unless told otherwise, float32, as many as make up the size, each with noise of
-its own and 8 planted spikes of 1.5 to 5 times the transition; made one at a time, every byte of it written. Each verb is a process of
-its own; `peak_mib` is its largest resident memory, that of the interpreter and all imports included, as the kernel
-counts it (`ru_maxrss`), and beside it that of a process that only imports. Half of the parameters go by `--params`, or
-half of the entries by `--zeros`. `spikes` says how many matrices showed how many. DIR holds about twice the size.
+its own and 8 planted spikes of 1.5 to 5 times the transition; made one at a time, every byte of it written. Each verb
+is a process of its own; `peak_mib` is its largest resident memory, that of the interpreter and all imports included, as
+the kernel counts it (`ru_maxrss`), and beside it that of a process that only imports. The target is half of the
+parameters, or half of the entries at zero. `spikes` says how many matrices showed how many. DIR holds about twice the
+size.
 """
 
 from __future__ import annotations
