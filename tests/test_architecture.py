@@ -109,6 +109,7 @@ ALLOWED: dict[str, set[str]] = {
             "tasks",
         ),
         *("shards",),
+        *("adapter",),
     },
     "trim": {
         *("calibrate", "plan", "survey", "output", "moments", "edges", "undisturbed", "work"),

@@ -144,6 +144,10 @@ def test_what_cannot_be_is_refused_before_anything_is_written(how, match, source
     with pytest.raises(ValueError, match=match):
         trim(source, chosen, tmp_path / "out", **how)
     assert not list(tmp_path.iterdir())
+    save_file({"conv.weight": torch.randn(40, 8, 3, 3)}, tmp_path / "conv.safetensors")
+    conv = plan(survey(tmp_path / "conv.safetensors"), params=0.5, gate=1.0)
+    with pytest.raises(ValueError, match="takes an adapter"):
+        trim(tmp_path / "conv.safetensors", conv, tmp_path / "out", shape="adapter")
     with pytest.raises(ValueError, match="of files"):
         trim(net(), plan(survey(net()), params=0.5, gate=1.0), shape="dense")
 

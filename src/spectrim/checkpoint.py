@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,16 @@ class Checkpoint:
     files: dict[str, Path] = field(default_factory=dict)  # shard -> its file, where it is one of safetensors
     path: Path | None = None  # that it was opened from, if it is one of safetensors
     index: str | None = None  # the name of the index that names these files, where one does
+
+    @cached_property
+    def below(self) -> dict[str, list[str]]:
+        """The names under each path, in the order of the checkpoint; a name stands under its last four paths."""
+        below: dict[str, list[str]] = {}
+        for name in self.infos:
+            parts = name.split(".")
+            for i in range(max(1, len(parts) - 4), len(parts)):
+                below.setdefault(".".join(parts[:i]), []).append(name)
+        return below
 
     @property
     def shards(self) -> dict[str, list[str]]:

@@ -30,40 +30,48 @@ class Journal:
         self.folder = folder
         if folder.exists() and (strange := [f.name for f in folder.iterdir() if f.name not in OWN]):
             raise ValueError(f"{folder} holds {strange[0]}, which is no part of a journal: name a folder of its own")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(folder / LOCK, "w")  # noqa: SIM115 - held until the work ends
+        fresh = not folder.exists()
+        self.done: dict[str, dict] = {}
+        self.work, self.fresh = json.loads(json.dumps(work)), ""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._hold()
+            self._begin()
+        except BlockingIOError:  # it is another process's
+            raise
+        except BaseException:  # Ctrl-C, a full disk: nothing is done yet
+            if fresh:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _hold(self) -> None:
+        self._lock = open(self.folder / LOCK, "w")  # noqa: SIM115 - held until the work ends
         try:
             import fcntl
 
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            there = os.stat(folder / LOCK).st_ino if (folder / LOCK).exists() else None
+            there = os.stat(self.folder / LOCK).st_ino if (self.folder / LOCK).exists() else None
             if there != os.fstat(self._lock.fileno()).st_ino:  # who held it has removed it in this moment
                 raise BlockingIOError
         except BlockingIOError:
             self._lock.close()
-            raise BlockingIOError(f"{folder} is in use: another process does this work now") from None
+            raise BlockingIOError(f"{self.folder} is in use: another process does this work now") from None
         except (OSError, ImportError):  # a file system, or a system, that has no such locks
             pass
-        self.work = head = json.loads(json.dumps(work))
-        file = folder / LINES
+
+    def _begin(self) -> None:
+        file = self.folder / LINES
         lines, whole = _lines(file)
-        self.done: dict[str, dict] = {}
-        self.fresh = ""
-        if lines and lines[0] == head:
+        if lines and lines[0] == self.work:
             self.done = {line["key"]: line for line in lines[1:]}
             os.truncate(file, whole)
         else:
             if lines:
-                self.fresh = _difference(lines[0], head)
+                self.fresh = _difference(lines[0], self.work)
             self.clear()
         self._out = open(file, "a")  # noqa: SIM115 - held until the work ends
         if not lines or self.fresh:
-            try:
-                self._append(head)
-            except BaseException:
-                self.remove()
-                self.close()
-                raise
+            self._append(self.work)
 
     def add(self, key: str, record: dict) -> None:
         """Write that a piece is done; it is on disk when this returns."""

@@ -110,16 +110,12 @@ def leading_tensor(checkpoint: Checkpoint, layer: Layer) -> str:
 
 def stored_tensors(checkpoint: Checkpoint, name: str, form: str) -> list[str]:
     """Return the names of all tensors of a layer, its bias included, in the order of the checkpoint."""
+    whole = [name] if name in checkpoint.infos else []
     if form == "parameter":
         owner, _, tensor = name.rpartition(".")
-        stem = f"{owner}.parametrizations.{tensor}.".lstrip(".")
-        return [key for key in checkpoint.infos if key == name or key.startswith(stem)]
+        return whole + checkpoint.below.get(f"{owner}.parametrizations.{tensor}".lstrip("."), [])
     stem = f"{name}."
-    return [
-        key
-        for key in checkpoint.infos
-        if key == name or (key.startswith(stem) and OWN.fullmatch(key.removeprefix(stem)))
-    ]
+    return whole + [key for key in checkpoint.below.get(name, ()) if OWN.fullmatch(key.removeprefix(stem))]
 
 
 def _classify(

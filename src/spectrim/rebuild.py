@@ -22,6 +22,7 @@ from pathlib import Path
 import safetensors
 import torch
 
+from . import adapter
 from .checkpoint import Checkpoint, open_checkpoint
 from .engines import Executor
 from .entries import Entry, Plan
@@ -94,6 +95,13 @@ def rebuild(
         raise ValueError(f"{source.label} keeps its tensors in files that are not called *.safetensors: rename them")
     if not source.files and (odd := [name for name, info in source.infos.items() if info.dtype not in CODES]):
         raise ValueError(f"{odd[0]} is {source.infos[odd[0]].dtype}, which a file of safetensors has no name for")
+    if shape == "adapter":
+        layers = {id(sites[e.name].layer): sites[e.name].layer for e in plan.touched}.values()
+        why = [adapter.refusal(layer, source.infos) for layer in layers]
+        if all(why):
+            raise ValueError(
+                f"no layer that the plan touches takes an adapter: {', '.join(dict.fromkeys(why)) or 'none'}"
+            )
     units = units_of(plan.touched, sites)
     split = {sites[e.name].layer.name for e in plan.touched if e.action == "split"}
     floats = [name for name, info in source.infos.items() if info.dtype.is_floating_point]
@@ -143,32 +151,34 @@ def _folder(out: Path, work: dict) -> Iterator[tuple[Journal, Path]]:
     if os.path.ismount(out):
         raise ValueError(f"{out} is where a disk is mounted, and cannot be renamed: name a folder in it")
     place = out.parent / f".{out.name}.partial"
+    journal = None
     try:
-        with Journal(place, work) as journal:
-            if journal.fresh:
-                warnings.warn(
-                    f"{place} holds the work on another {journal.fresh}: it is thrown away, and all is done anew",
-                    stacklevel=6,
-                )
-            whole = place / "whole"
-            whole.mkdir(exist_ok=True)
-            (place / "pieces").mkdir(exist_ok=True)
-            try:
-                yield journal, whole
-                if out.exists():
-                    out.rmdir()
-                made = place / "shaped"
-                (made if made.exists() else whole).rename(out)
-            except BaseException as error:
-                if not journal.done:
-                    journal.remove()
-                elif isinstance(error, KeyboardInterrupt | OSError | MemoryError):
-                    error.add_note(f"what is done is kept in {place}: the same command goes on from there")
-                else:
-                    error.add_note(f"what is done is kept in {place}")
-                raise
+        journal = Journal(place, work)
+        if journal.fresh:
+            warnings.warn(
+                f"{place} holds the work on another {journal.fresh}: it is thrown away, and all is done anew",
+                stacklevel=6,
+            )
+        whole = place / "whole"
+        whole.mkdir(exist_ok=True)
+        (place / "pieces").mkdir(exist_ok=True)
+        yield journal, whole
+        if out.exists():
+            out.rmdir()
+        made = place / "shaped"
+        (made if made.exists() else whole).rename(out)
+        journal.remove()
+    except BaseException as error:
+        if journal is not None and not journal.done:
             journal.remove()
+        elif isinstance(error, KeyboardInterrupt | OSError | MemoryError) and journal is not None:
+            error.add_note(f"what is done is kept in {place}: the same command goes on from there")
+        elif journal is not None:
+            error.add_note(f"what is done is kept in {place}")
+        raise
     finally:
+        if journal is not None:
+            journal.close()
         for folder in above:
             with suppress(OSError):  # it is not empty: it holds `out`, or something of somebody else's
                 folder.rmdir()
